@@ -1,0 +1,1 @@
+"""Recordings: the catalogue, download, decoding, voice activity, segmentation, loudness."""

@@ -1,0 +1,1 @@
+"""The dataset: metadata, trainability, split, LJSpeech layout."""

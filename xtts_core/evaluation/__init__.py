@@ -1,0 +1,1 @@
+"""Comparing a fine-tuned voice with its base, and releasing it."""

@@ -1,0 +1,1 @@
+"""XTTS models: base models, loading, decoding, the checkpoint format."""

@@ -1,0 +1,294 @@
+"""How a stage of the graph runs: refuse a bad input, skip equal work, write, record.
+
+Every asset keeps two small files beside its output: `records/<asset>/<key>.json`, written last
+(the commit record: fingerprint, outputs with their hashes, metadata), and
+`verdicts/<asset>/<key>.json` (the results of its checks for that data version).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal, Protocol
+
+from xtts_core.errors import UpstreamError
+from xtts_core.store import CorpusStore, read_json, sha256_file, sha256_json, write_json
+
+Severity = Literal["error", "warn"]
+
+
+class Progress(Protocol):
+    """Told how far a long job is: `done` of `total` (None: not known) in `unit`."""
+
+    def __call__(self, done: float, total: float | None, unit: str) -> None: ...
+
+
+def silent(done: float, total: float | None, unit: str) -> None:
+    """A `Progress` that tells nobody."""
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """A check that an asset declares: its name, and whether a failure stops what follows."""
+
+    name: str
+    severity: Severity
+    description: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of one check on one data version.
+
+    `severity` "error" blocks the next stage when `passed` is false; "warn" only tells.
+    """
+
+    check: str
+    passed: bool
+    severity: Severity
+    value: float | int | str | None = None
+    threshold: float | int | str | None = None
+    description: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        return self.severity == "error" and not self.passed
+
+
+@dataclass(frozen=True)
+class Markdown:
+    """A metadata value that a person reads: a small table or picture."""
+
+    text: str
+
+
+MetadataValue = int | float | str | Markdown
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset: its name, the version of its code (bumped when its output's meaning changes),
+    and the checks it answers on every run."""
+
+    name: str
+    code_version: str
+    checks: tuple[CheckSpec, ...]
+
+    def verdict(
+        self,
+        check: str,
+        passed: bool,
+        *,
+        value: float | int | str | None = None,
+        threshold: float | int | str | None = None,
+        detail: str = "",
+    ) -> Verdict:
+        """The verdict on a declared check; its severity is the declared one."""
+        spec = next(spec for spec in self.checks if spec.name == check)
+        return Verdict(
+            check, bool(passed), spec.severity, value, threshold, detail or spec.description
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made: `uri` is the file or folder to look at, `outputs` every file of it."""
+
+    uri: Path
+    outputs: Sequence[Path]
+    verdicts: Sequence[Verdict]
+    metadata: Mapping[str, MetadataValue]
+    row_count: int | None = None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A stage's recorded state, made now or earlier."""
+
+    asset: str
+    key: str
+    fingerprint: str
+    data_version: str
+    uri: Path
+    outputs: tuple[Path, ...]
+    row_count: int | None
+    metadata: Mapping[str, MetadataValue]
+    verdicts: tuple[Verdict, ...]
+    skipped: bool
+
+    @property
+    def blocked(self) -> tuple[Verdict, ...]:
+        """The failed checks that stop the next stage."""
+        return tuple(v for v in self.verdicts if v.blocks)
+
+
+def run_stage(
+    store: CorpusStore,
+    stage: Stage,
+    key: str,
+    *,
+    inputs: Mapping[str, Any],
+    build: Callable[[str], Outcome],
+) -> StageResult:
+    """Run `build(fingerprint)` unless the recorded result for the same inputs is still whole.
+
+    Args:
+        inputs: everything the output depends on, as JSON: the settings used, and the data
+            versions (content hashes) of the stages before.
+
+    Two runs of one stage and key wait for each other.
+    """
+    fingerprint = sha256_json(
+        {"asset": stage.name, "code_version": stage.code_version, "inputs": inputs}
+    )
+    with store.lock(f"{stage.name}.{key}"):
+        known = read_result(store, stage.name, key)
+        if known is not None and known.fingerprint == fingerprint:
+            return known
+        started = monotonic()
+        outcome = build(fingerprint)
+        _check_complete(stage, outcome.verdicts)
+        _commit(store, stage, key, fingerprint, inputs, outcome, monotonic() - started)
+    result = read_result(store, stage.name, key)
+    if result is None:
+        raise UpstreamError(
+            f"The output of {stage.name} changed while it was being recorded",
+            where=str(outcome.uri),
+            remedy="Leave the corpus folder alone while a run is writing it, and run it again",
+        )
+    return replace(result, skipped=False)
+
+
+def require(store: CorpusStore, asset: str, key: str) -> StageResult:
+    """The result of a stage that another one builds on.
+
+    Raises:
+        UpstreamError: it was never made, was changed since, or failed a blocking check.
+    """
+    where = str(store.record(asset, key))
+    name = asset if key == "@" else f"{asset} of {key}"
+    result = read_result(store, asset, key)
+    if result is None:
+        raise UpstreamError(
+            f"{name} has not been made, or its files changed since",
+            where=where,
+            remedy=f"Materialise {asset} first",
+        )
+    if result.blocked:
+        failed = "; ".join(f"{v.check}: {v.description}" for v in result.blocked)
+        raise UpstreamError(
+            f"{name} failed a blocking check ({failed})",
+            where=where,
+            remedy="Mend the cause and materialise it again",
+        )
+    return result
+
+
+def usable(store: CorpusStore, asset: str) -> tuple[list[StageResult], dict[str, str]]:
+    """For a fan-in: the results of every key that may be used, and why each other one may not."""
+    good: list[StageResult] = []
+    refused: dict[str, str] = {}
+    for key in store.keys(asset):
+        try:
+            good.append(require(store, asset, key))
+        except UpstreamError as error:
+            refused[key] = error.what
+    return good, refused
+
+
+def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
+    """The recorded result, or None where there is none or its files or verdicts do not fit it."""
+    path = store.record(asset, key)
+    verdicts_path = store.verdicts(asset, key)
+    if not path.is_file() or not verdicts_path.is_file():
+        return None
+    record = read_json(path)
+    verdicts = read_json(verdicts_path)
+    if verdicts["data_version"] != record["data_version"]:
+        return None
+    outputs = {store.root / relative: entry for relative, entry in record["outputs"].items()}
+    if not all(_intact(file, entry) for file, entry in outputs.items()):
+        return None
+    return StageResult(
+        asset=asset,
+        key=key,
+        fingerprint=record["fingerprint"],
+        data_version=record["data_version"],
+        uri=store.root / record["uri"],
+        outputs=tuple(outputs),
+        row_count=record["row_count"],
+        metadata={name: _metadata_in(value) for name, value in record["metadata"].items()},
+        verdicts=tuple(Verdict(**verdict) for verdict in verdicts["checks"]),
+        skipped=True,
+    )
+
+
+def _commit(
+    store: CorpusStore,
+    stage: Stage,
+    key: str,
+    fingerprint: str,
+    inputs: Mapping[str, Any],
+    outcome: Outcome,
+    seconds: float,
+) -> None:
+    outputs = {store.relative(path): _entry(path) for path in outcome.outputs}
+    data_version = sha256_json({name: entry["sha256"] for name, entry in outputs.items()})
+    write_json(
+        store.verdicts(stage.name, key),
+        {"data_version": data_version, "checks": [asdict(v) for v in outcome.verdicts]},
+    )
+    write_json(
+        store.record(stage.name, key),
+        {
+            "asset": stage.name,
+            "key": key,
+            "fingerprint": fingerprint,
+            "code_version": stage.code_version,
+            "inputs": dict(inputs),
+            "data_version": data_version,
+            "uri": store.relative(outcome.uri),
+            "outputs": outputs,
+            "row_count": outcome.row_count,
+            "metadata": {
+                **{name: _metadata_out(value) for name, value in outcome.metadata.items()},
+                "seconds": round(seconds, 3),
+            },
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _check_complete(stage: Stage, verdicts: Sequence[Verdict]) -> None:
+    declared = {spec.name for spec in stage.checks}
+    answered = {verdict.check for verdict in verdicts}
+    if declared != answered:
+        raise AssertionError(f"{stage.name} declares {declared} and answered {answered}")
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_file(path)}
+
+
+def _intact(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a file is as recorded; its content is read only where its time differs."""
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return False
+    if stat.st_size != entry["size"]:
+        return False
+    return stat.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"]
+
+
+def _metadata_out(value: MetadataValue) -> Any:
+    return {"markdown": value.text} if isinstance(value, Markdown) else value
+
+
+def _metadata_in(value: Any) -> MetadataValue:
+    return Markdown(value["markdown"]) if isinstance(value, dict) else value

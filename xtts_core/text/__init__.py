@@ -1,0 +1,1 @@
+"""Written language: normalisation, sentences, vocabulary."""

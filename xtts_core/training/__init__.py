@@ -1,0 +1,1 @@
+"""Fine-tuning: audio codes, batches, the trainer."""

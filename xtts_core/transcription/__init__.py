@@ -1,0 +1,1 @@
+"""Words: subtitles, speech recognition, and the cascade that chooses between them."""
