@@ -49,7 +49,7 @@ class DownloadSettings(_Section):
 
 
 class AudioSettings(_Section):
-    sample_rate_hz: Literal[22_050] = SAMPLE_RATE_HZ
+    sample_rate_hz: Literal[22_050] = 22_050
     channels: Literal[1] = 1
     bits_per_sample: Literal[16] = 16
     min_duration_s: float = Field(1.0, gt=0)

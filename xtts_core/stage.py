@@ -7,7 +7,6 @@ Every asset keeps two small files beside its output: `records/<asset>/<key>.json
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -278,12 +277,12 @@ def _entry(path: Path) -> dict[str, Any]:
 def _intact(path: Path, entry: Mapping[str, Any]) -> bool:
     """Whether a file is as recorded; its content is read only where its time differs."""
     try:
-        stat = os.stat(path)
+        stat = path.stat()
     except FileNotFoundError:
         return False
     if stat.st_size != entry["size"]:
         return False
-    return stat.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"]
+    return bool(stat.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"])
 
 
 def _metadata_out(value: MetadataValue) -> Any:

@@ -1,0 +1,61 @@
+"""Why a clip is kept out of the dataset: a closed list of reasons, each a pure rule.
+
+The limits of the real trainer come first: coqui-tts drops clips of more than 255 995 samples,
+of more than 200 text tokens, of less than 0.5 s, or with an unknown token, and says nothing
+(TTS/tts/layers/xtts/trainer/dataset.py). Here each is a named reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xtts_core.settings import MAX_CLIP_SAMPLES, FilterSettings, TextSettings
+
+REASONS: dict[str, str] = {
+    "too_long": "more samples than XTTS trains on (255 995, 11.61 s)",
+    "too_short": "shorter than filters.min_duration_s",
+    "no_text": "nothing was recognised and no subtitle covers it",
+    "too_many_tokens": "more text tokens than filters.max_text_tokens",
+    "unknown_token": "a character the base model's tokenizer does not know",
+    "words_out_of_range": "fewer words than text.min_words or more than text.max_words",
+    "suspicious_transcript": "a guard of the recogniser fired and no better text was found",
+    "forced_cut": "cut without a pause, so a word may be broken",
+    "clipped": "a greater share of clipped samples than filters.max_clipping_ratio",
+    "low_snr": "a signal-to-noise ratio below filters.min_snr_db",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the rules look at: `samples` at 22 050 Hz, `tokens` of the base model's tokenizer."""
+
+    samples: int
+    duration_s: float
+    cut: str
+    clipping_ratio: float
+    snr_db: float
+    text: str
+    tokens: Sequence[int]
+    unknown_token: int
+    guards: Sequence[str]
+
+
+def rejection_reasons(
+    clip: Candidate, filters: FilterSettings, text: TextSettings
+) -> tuple[str, ...]:
+    """Every reason that holds, in the order of `REASONS`; empty for a clip that is accepted."""
+    words = len(clip.text.split())
+    holds = {
+        "too_long": clip.samples > MAX_CLIP_SAMPLES,
+        "too_short": clip.duration_s < filters.min_duration_s,
+        "no_text": words == 0,
+        "too_many_tokens": len(clip.tokens) > filters.max_text_tokens,
+        "unknown_token": clip.unknown_token in clip.tokens,
+        "words_out_of_range": words > 0 and not text.min_words <= words <= text.max_words,
+        "suspicious_transcript": len(clip.guards) > 0,
+        "forced_cut": filters.reject_forced_cuts and clip.cut == "forced",
+        "clipped": clip.clipping_ratio > filters.max_clipping_ratio,
+        "low_snr": clip.snr_db < filters.min_snr_db,
+    }
+    return tuple(reason for reason in REASONS if holds[reason])
