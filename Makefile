@@ -1,0 +1,52 @@
+# Everything runs in .venv, which is made from requirements.lock when it is missing or older.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := xtts_core xtts_assets xtts_grpc
+ADDRESS ?= 127.0.0.1:50051
+
+.PHONY: install demo test check test-long protos dev serve lock
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/xtts demo
+
+test: check
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not long"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-long: install
+	$(BIN)/pytest -m long --timeout=3600
+
+protos: install
+	$(BIN)/python -m grpc_tools.protoc -I xtts_grpc/v1=protos/xtts/v1 \
+		--python_out=. --grpc_python_out=. --pyi_out=. xtts_grpc/v1/synthesis.proto
+
+dev: install
+	DAGSTER_HOME="$(CURDIR)" $(BIN)/dagster dev
+
+serve: install
+	$(BIN)/xtts-serve --address $(ADDRESS)
+
+lock:
+	uv pip compile --upgrade --no-emit-index-url --python-version 3.11 --extra dev \
+		pyproject.toml -o requirements.lock
+	uv pip compile --no-emit-index-url --python-version 3.11 --extra serve \
+		-c requirements.lock pyproject.toml -o requirements-serve.lock

@@ -1,0 +1,1 @@
+"""The thirteen assets, one module for each group of the graph."""

@@ -1,0 +1,140 @@
+"""Running the graph's jobs in this process, in the order that a corpus needs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+
+import dagster as dg
+
+from xtts_assets.cli.display import Display
+from xtts_assets.cli.instance import PROCESS_TAG, process_name
+from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
+from xtts_assets.partitions import videos_partitions
+from xtts_assets.platform import Platform
+from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
+from xtts_core.errors import CatalogueError, XttsError
+from xtts_core.stage import usable
+
+
+class Runner:
+    """Runs jobs on an instance and shows them on a display. A failed run does not stop the rest;
+    `ok` says whether all went well."""
+
+    def __init__(self, instance: dg.DagsterInstance, display: Display) -> None:
+        from xtts_assets.definitions import defs
+
+        self.instance = instance
+        self.display = display
+        self.platform = Platform.observed(display)
+        self.ok = True
+        self._defs = defs
+
+    def run(self, job: str, *, key: str | None = None, only: Sequence[str] | None = None) -> bool:
+        """One run of a job; `only` takes some of its assets. True where nothing failed."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=dg.BetaWarning)
+            result = self._defs.resolve_job_def(job).execute_in_process(
+                instance=self.instance,
+                partition_key=key,
+                asset_selection=None if only is None else [dg.AssetKey(name) for name in only],
+                resources={"platform": self.platform},
+                run_config={"loggers": {"corpus_file": {"config": {}}}},
+                tags={PROCESS_TAG: process_name()},
+                raise_on_error=False,
+            )
+        if not result.success:
+            self.ok = False
+            self._tell_unexpected(result)
+        return result.success
+
+    def _tell_unexpected(self, result: dg.ExecuteInProcessResult) -> None:
+        """Errors that no stage named: everything but our own failures and failed checks."""
+        for event in result.all_events:
+            if not event.is_step_failure or event.step_failure_data.error is None:
+                continue
+            error = event.step_failure_data.error
+            if error.cls_name not in {"Failure", "DagsterAssetCheckFailedError"}:
+                self.display.console.print(error.to_string(), markup=False, highlight=False)
+
+
+def prepare(
+    runner: Runner,
+    *,
+    videos: Collection[str] = (),
+    only: Collection[str] = (),
+    skip: Collection[str] = (),
+) -> None:
+    """Register the keys of videos.csv, then base_model, then one `prepare_video` run per video,
+    then ljspeech_dataset. Rows that cannot be used are named, and the others go on.
+
+    Args:
+        videos: ids to prepare; empty for all.
+        only: assets to materialise; empty for all.
+        skip: assets to leave out.
+
+    Raises:
+        CatalogueError: videos.csv cannot be read, or an id of `videos` is not in it.
+        XttsError: an asset of `only` or `skip` is not one of this command.
+    """
+    wanted = _selection(only, skip)
+    rows = _rows(runner, videos)
+    runner.instance.add_dynamic_partitions(
+        str(videos_partitions.name), [row.video_id for row in rows]
+    )
+    if "base_model" in wanted:
+        runner.run("prepare_base_model")
+    stages = [name for name in PREPARE_VIDEO_ASSETS if name in wanted]
+    if stages:
+        for row in rows:
+            runner.run("prepare_video", key=row.video_id, only=stages)
+    if "ljspeech_dataset" in wanted:
+        runner.run("build_dataset")
+
+
+def train(runner: Runner) -> None:
+    """audio_codes of every usable video, finetuned_checkpoint, evaluation, release.
+
+    A step that others need and that fails ends it: `runner.ok` is False then.
+    """
+    store = runner.platform.store
+    good, refused = usable(store, "train_val_splits")
+    for key, why in refused.items():
+        runner.display.console.print(f"[yellow]{key} is left out: {why}[/]", highlight=False)
+    keys = [split.key for split in good]
+    runner.instance.add_dynamic_partitions(str(videos_partitions.name), keys)
+    for key in keys:
+        runner.run("encode_video", key=key)
+    if not runner.run("train_voice"):
+        return
+    for key in keys:
+        runner.run("evaluate_video", key=key)
+    runner.run("release_voice")
+
+
+def _selection(only: Collection[str], skip: Collection[str]) -> set[str]:
+    known = {"base_model", *PREPARE_VIDEO_ASSETS, "ljspeech_dataset"}
+    for name in {*only, *skip} - known:
+        raise XttsError(
+            f"{name!r} is not an asset of this command",
+            where="--only / --skip",
+            remedy=f"Choose from {', '.join(sorted(known))}; `xtts train` makes the others",
+        )
+    return (set(only) or known) - set(skip)
+
+
+def _rows(runner: Runner, videos: Collection[str]) -> list[CatalogueRow]:
+    catalogue = read_catalogue(runner.platform.environment.videos_csv)
+    for problem in catalogue.problems:
+        runner.ok = False
+        runner.display.console.print(
+            f"[red]✗[/] videos.csv line {problem.line}: {problem.reason}", highlight=False
+        )
+    known = {row.video_id for row in catalogue.rows}
+    for video_id in set(videos) - known:
+        raise CatalogueError(
+            f"There is no video {video_id!r}",
+            where=str(runner.platform.environment.videos_csv),
+            remedy="`xtts videos list` shows the ids",
+        )
+    return [row for row in catalogue.rows if not videos or row.video_id in videos]

@@ -1,0 +1,203 @@
+"""The sensors: new and changed rows of videos.csv, and checkpoints that wait for a release.
+
+Both are level-triggered: each tick compares what is wanted with what the corpus holds, so a
+restart, a lost tick or a run started by hand changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+
+import dagster as dg
+
+from xtts_assets.jobs import evaluate_video, prepare_base_model, prepare_video, release_voice
+from xtts_assets.partitions import videos_partitions
+from xtts_assets.platform import Platform
+from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
+from xtts_core.errors import CatalogueError, UpstreamError
+from xtts_core.stage import read_result, require
+from xtts_core.store import WHOLE, CorpusStore, read_json
+
+MAX_REQUESTS_PER_TICK = 200
+"""The daemon enqueues run requests one by one (dagster-io/dagster#7763)."""
+
+VERSION_TAG = "xtts/version"
+
+
+@dataclass
+class Asked:
+    """The cursor: what was requested so far.
+
+    `rows` maps a video id to the row hash last asked for. `generation` makes a run key new: a run
+    key works once for ever, and the same hash is asked for again when an edit is undone. It
+    starts at the clock so that a reset cursor does not repeat old keys.
+    """
+
+    generation: int
+    rows: dict[str, str] = field(default_factory=dict)
+    base_model: str = ""
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> Asked:
+        return cls(**json.loads(cursor)) if cursor else cls(generation=int(time.time()))
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def rows_to_prepare(
+    rows: Iterable[CatalogueRow], asked: Asked, made: Callable[[str], str | None]
+) -> list[CatalogueRow]:
+    """The rows that need a run, and `asked.rows` cleared of those that have had theirs.
+
+    Args:
+        made: the row hash that `videos` last recorded for an id, or None.
+
+    A row whose hash is made needs nothing, whoever made it (a backfill, `xtts run`). It is also
+    forgotten as asked: otherwise an edit, its undoing before the run started, and the same edit
+    again would look asked for. A row that was asked for and not made is running, queued or
+    failed: asking at every tick would fail it at every tick.
+    """
+    wanted = []
+    for row in rows:
+        if made(row.video_id) == row.row_hash:
+            asked.rows.pop(row.video_id, None)
+        elif asked.rows.get(row.video_id) != row.row_hash:
+            wanted.append(row)
+    return wanted
+
+
+@dg.sensor(
+    jobs=[prepare_base_model, prepare_video],
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def videos_csv_sensor(
+    context: dg.SensorEvaluationContext, platform: Platform
+) -> dg.SensorResult | dg.SkipReason:
+    """Registers each new row of videos.csv and prepares it; prepares a changed row again.
+
+    Rows that disappear delete nothing, and neither does a file that cannot be read.
+    """
+    try:
+        catalogue = read_catalogue(platform.environment.videos_csv)
+    except CatalogueError as error:
+        return dg.SkipReason(str(error))
+    for problem in catalogue.problems:
+        context.log.warning(f"videos.csv line {problem.line}: {problem.reason}")
+
+    asked = Asked.parse(context.cursor)
+    store = platform.store
+    wanted = rows_to_prepare(catalogue.rows, asked, lambda key: _made_row_hash(store, key))
+    batch = wanted[:MAX_REQUESTS_PER_TICK]
+    if not batch:
+        return dg.SensorResult(cursor=asked.dump())
+
+    registered = set(context.instance.get_dynamic_partitions(str(videos_partitions.name)))
+    new = [row.video_id for row in batch if row.video_id not in registered]
+    if read_result(store, "base_model", WHOLE) is None:
+        requests = _request_base_model(context, platform.training.base_model.name, asked)
+    else:
+        requests = _request_rows(batch, asked)
+    return dg.SensorResult(
+        run_requests=requests,
+        dynamic_partitions_requests=[videos_partitions.build_add_request(new)] if new else [],
+        cursor=asked.dump(),
+    )
+
+
+@dg.sensor(
+    jobs=[evaluate_video, release_voice],
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def release_sensor(
+    context: dg.SensorEvaluationContext, platform: Platform
+) -> dg.SensorResult | dg.SkipReason:
+    """Evaluates a new finetuned_checkpoint on every video, then requests its release.
+
+    The release waits for the evaluations that still run. One that failed does not hold it up:
+    the scorecard names the videos it lacks.
+    """
+    store = platform.store
+    try:
+        checkpoint = require(store, "finetuned_checkpoint", WHOLE)
+    except UpstreamError as error:
+        return dg.SkipReason(str(error))
+    version = str(checkpoint.metadata["version"])
+    tags = {VERSION_TAG: version}
+    registered = set(context.instance.get_dynamic_partitions(str(videos_partitions.name)))
+    missing = [
+        key
+        for key in store.keys("train_val_splits")
+        if key in registered and _evaluated_version(store, key) != version
+    ]
+    requested = {
+        run.tags["dagster/partition"]: run.is_finished
+        for run in context.instance.get_runs(dg.RunsFilter(job_name=evaluate_video.name, tags=tags))
+    }
+    unasked = [key for key in missing if key not in requested]
+    if unasked:
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    job_name=evaluate_video.name,
+                    partition_key=key,
+                    run_key=f"evaluate:{version}:{key}",
+                    tags=tags,
+                )
+                for key in unasked[:MAX_REQUESTS_PER_TICK]
+            ]
+        )
+    if any(not requested[key] for key in missing):
+        return dg.SkipReason(f"{version}: evaluations are still running")
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(job_name=release_voice.name, run_key=f"release:{version}", tags=tags)
+        ]
+    )
+
+
+def _made_row_hash(store: CorpusStore, video_id: str) -> str | None:
+    path = store.video(video_id)
+    return read_json(path)["row_hash"] if path.is_file() else None
+
+
+def _evaluated_version(store: CorpusStore, video_id: str) -> str | None:
+    result = read_result(store, "evaluation_samples", video_id)
+    return None if result is None else str(result.metadata["version"])
+
+
+def _request_base_model(
+    context: dg.SensorEvaluationContext, name: str, asked: Asked
+) -> list[dg.RunRequest]:
+    """One request for the base model, whose tokenizer decides which clips can be trained on.
+
+    It is asked for once: a licence that has not been accepted needs a person.
+    """
+    if asked.base_model == name:
+        context.log.info(f"New rows wait for base_model ({name}); materialise it if it failed")
+        return []
+    asked.base_model = name
+    asked.generation += 1
+    return [
+        dg.RunRequest(
+            job_name=prepare_base_model.name, run_key=f"base_model:{name}:{asked.generation}"
+        )
+    ]
+
+
+def _request_rows(rows: list[CatalogueRow], asked: Asked) -> list[dg.RunRequest]:
+    asked.generation += 1
+    asked.rows.update({row.video_id: row.row_hash for row in rows})
+    return [
+        dg.RunRequest(
+            job_name=prepare_video.name,
+            partition_key=row.video_id,
+            run_key=f"{row.video_id}:{row.row_hash}:{asked.generation}",
+        )
+        for row in rows
+    ]
