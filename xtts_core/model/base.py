@@ -1,0 +1,203 @@
+"""The `base_model` asset: the model that fine-tuning starts from, verified and converted.
+
+`models/<name>/` holds `config.json`, `architecture.json`, `vocab.json`, `model.safetensors`,
+`dvae.safetensors`, `mel_stats.safetensors`, `speakers.safetensors` where the source has studio
+voices, `LICENSE.txt` where it has one, and `manifest.json`, written last.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtts_core.errors import SettingsError
+from xtts_core.model import hub
+from xtts_core.model.checkpoint import (
+    MANIFEST_FILE,
+    Manifest,
+    Origin,
+    describe_files,
+    verify,
+    write_manifest,
+)
+from xtts_core.model.tokenizer import Tokenizer
+from xtts_core.settings import TrainingSettings
+from xtts_core.stage import (
+    CheckSpec,
+    Markdown,
+    Outcome,
+    Progress,
+    Stage,
+    StageResult,
+    Verdict,
+    run_stage,
+    silent,
+)
+from xtts_core.store import WHOLE, CorpusStore
+
+BASE_MODEL = Stage(
+    name="base_model",
+    code_version="1",
+    checks=(
+        CheckSpec("checksums_match", "error", "every file has the SHA-256 of the manifest"),
+        CheckSpec(
+            "licence_accepted", "error", "the licence is known, and was accepted where it asks"
+        ),
+        CheckSpec("weights_finite", "error", "every weight is a finite number"),
+        CheckSpec("speaks_portuguese", "warn", "the vocabulary knows Portuguese"),
+    ),
+)
+
+_TINY_RECIPE = 1
+"""Raised when `tiny.build` gives another model."""
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a base model comes to be: `identity` is all that its content follows from."""
+
+    licence: str
+    identity: Mapping[str, Any]
+    build: Callable[[Path], Origin]
+
+
+def base_model_dir(store: CorpusStore, settings: TrainingSettings) -> Path:
+    """The folder of the base model that the settings name."""
+    return store.base_model(settings.base_model.name)
+
+
+def make_base_model(
+    store: CorpusStore, settings: TrainingSettings, progress: Progress = silent
+) -> StageResult:
+    """Build or fetch the base model that the settings name, unless it is there and whole.
+
+    Raises:
+        SettingsError: no base model has this name.
+        LicenceError: its licence has to be accepted first.
+        ModelError: a file does not have its checksum, or does not hold what it should.
+        TransientSourceError: the hub could not be reached this time.
+    """
+    recipe = _recipe(store, settings, progress)
+    directory = base_model_dir(store, settings)
+
+    def build(fingerprint: str) -> Outcome:
+        _install(directory, recipe)
+        return _outcome(directory)
+
+    return run_stage(
+        store,
+        BASE_MODEL,
+        WHOLE,
+        inputs={"name": settings.base_model.name, **recipe.identity},
+        build=build,
+    )
+
+
+def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) -> _Recipe:
+    def from_hub(directory: Path) -> Origin:
+        return hub.build(
+            hub.XTTS_V2,
+            directory,
+            settings.base_model,
+            downloads=store.base_model(".downloads"),
+            progress=progress,
+        )
+
+    recipes = {
+        "tiny": _Recipe("Apache-2.0", {"recipe": _TINY_RECIPE}, _build_tiny),
+        hub.XTTS_V2.name: _Recipe(hub.XTTS_V2.licence, hub.XTTS_V2.identity, from_hub),
+    }
+    name = settings.base_model.name
+    if name not in recipes:
+        raise SettingsError(
+            f"There is no base model {name!r}",
+            where="base_model.name",
+            remedy=f"Use one of {', '.join(recipes)}",
+        )
+    return recipes[name]
+
+
+def _build_tiny(directory: Path) -> Origin:
+    from xtts_core.model import tiny
+
+    tiny.build(directory)
+    return Origin(name="tiny", source="built from a seed", revision=str(_TINY_RECIPE))
+
+
+def _install(directory: Path, recipe: _Recipe) -> None:
+    """Fill `directory`, which has no manifest until all its files are there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
+    try:
+        origin = recipe.build(aside)
+        manifest = Manifest(
+            kind="base", licence=recipe.licence, base_model=origin, files=describe_files(aside)
+        )
+        (directory / MANIFEST_FILE).unlink(missing_ok=True)
+        for name in manifest.files:
+            (aside / name).replace(directory / name)
+        write_manifest(directory, manifest)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _outcome(directory: Path) -> Outcome:
+    manifest = verify(directory)
+    parameters, finite = _count_parameters(directory)
+    tokenizer = Tokenizer.load(directory)
+    size = sum(entry.size for entry in manifest.files.values())
+    return Outcome(
+        uri=directory,
+        outputs=[*(directory / name for name in manifest.files), directory / MANIFEST_FILE],
+        verdicts=judge(manifest, finite=finite, languages=tokenizer.languages),
+        metadata={
+            "name": manifest.base_model.name,
+            "licence": manifest.licence,
+            "source": manifest.base_model.source,
+            "revision": manifest.base_model.revision,
+            "parameters": parameters,
+            "size_bytes": size,
+            "text_tokens": len(tokenizer),
+            "languages": ", ".join(tokenizer.languages),
+            "files": Markdown(_table(manifest)),
+        },
+        row_count=len(manifest.files),
+    )
+
+
+def judge(manifest: Manifest, *, finite: bool, languages: Sequence[str]) -> list[Verdict]:
+    """The verdicts on a base model whose files were verified and whose weights were loaded.
+
+    Args:
+        finite: whether every weight is a finite number.
+        languages: what the vocabulary has a tag for.
+    """
+    return [
+        BASE_MODEL.verdict("checksums_match", bool(manifest.files), value=len(manifest.files)),
+        BASE_MODEL.verdict("licence_accepted", bool(manifest.licence), value=manifest.licence),
+        BASE_MODEL.verdict("weights_finite", finite),
+        BASE_MODEL.verdict("speaks_portuguese", "pt" in languages, value=", ".join(languages)),
+    ]
+
+
+def _count_parameters(directory: Path) -> tuple[int, bool]:
+    """How many weights the model and its DVAE have, and whether all are finite.
+
+    Both are loaded, so weights that do not fit the architecture are found here.
+    """
+    from xtts_core.model.loading import load_dvae, load_mel_stats, load_model
+
+    load_mel_stats(directory)
+    modules = (load_model(directory), load_dvae(directory))
+    weights = [weight for module in modules for weight in module.parameters()]
+    finite = all(bool(weight.isfinite().all()) for weight in weights)
+    return sum(weight.numel() for weight in weights), finite
+
+
+def _table(manifest: Manifest) -> str:
+    rows = [f"| {name} | {e.size} | {e.sha256[:16]} |" for name, e in manifest.files.items()]
+    return "\n".join(["| file | bytes | SHA-256 |", "|---|---|---|", *rows])
