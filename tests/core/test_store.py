@@ -41,9 +41,14 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_writer_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     target = tmp_path / "state.json"
-    with pytest.raises(ValueError, match="no"), atomic_file(target) as aside:
-        aside.write_text("half")
-        raise ValueError("no")
+
+    def fail_halfway() -> None:
+        with atomic_file(target) as aside:
+            aside.write_text("half")
+            raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        fail_halfway()
     assert list(tmp_path.iterdir()) == []
 
 

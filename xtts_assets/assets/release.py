@@ -14,6 +14,9 @@ from xtts_core.evaluation.release import SERVED_RELEASE, make_served_release
 from xtts_core.evaluation.samples import EVALUATION_SAMPLES, make_evaluation_samples
 from xtts_core.evaluation.scorecard import SCORECARD, make_scorecard
 
+NUDGE_TIMEOUT_S = 60.0
+"""Longer than a reload takes: 5 to 10 s was seen (triton-inference-server/server#4422)."""
+
 
 @dg.asset(
     name=EVALUATION_SAMPLES.name,
@@ -76,16 +79,10 @@ def served_release(
 def nudge(address: str) -> str:
     """Ask the service to look at serving.json now; it polls the file anyway, so a service that
     is down or refuses is no error. Returns what it answered."""
-    import grpc
-
-    from xtts_grpc.client import SynthesisClient
+    from xtts_grpc.client import ServiceError, SynthesisClient
 
     try:
         with SynthesisClient(address, timeout_s=NUDGE_TIMEOUT_S) as client:
             return f"{address} serves {client.reload_model().model_version}"
-    except grpc.RpcError as error:
-        return f"{address} did not reload now ({error.code().name}); it polls serving.json"
-
-
-NUDGE_TIMEOUT_S = 60.0
-"""Loading XTTS-v2 takes 5 to 20 s (triton-inference-server/server#4422 and measured here)."""
+    except ServiceError as error:
+        return f"{address} did not reload now ({error.what}); it polls serving.json"
