@@ -1,0 +1,56 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The two demo videos with their truth."""
+    return ROOT / "examples" / "demo"
+
+
+@pytest.fixture(scope="session")
+def missing_system_package() -> Callable[[str], NoReturn]:
+    """Leaves a test out because a system package is missing, or fails it where CI says that all
+    of them have to be there."""
+
+    def missing(package: str) -> NoReturn:
+        message = f"{package} is not installed (apt-get install {package})"
+        if os.environ.get("XTTS_REQUIRE_SYSTEM_TESTS") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+
+    return missing
+
+
+@pytest.fixture(scope="session")
+def chromium(missing_system_package: Callable[[str], NoReturn]) -> str:
+    """The path of a Chromium that is on the machine."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    missing_system_package("chromium")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the documented defaults, whatever the shell has set."""
+    for name in list(os.environ):
+        if name.startswith("XTTS_") and name != "XTTS_REQUIRE_SYSTEM_TESTS":
+            monkeypatch.delenv(name)
