@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xtts_core.text import LanguageError, languages, normalize, split_sentences
+
+DEMO = Path(__file__).parents[3] / "examples/demo"
+with (Path(__file__).parent / "pt_br.tsv").open(encoding="utf-8", newline="") as _file:
+    CASES = list(csv.DictReader(_file, delimiter="\t", quoting=csv.QUOTE_NONE))
+SENTENCES = [
+    sentence
+    for name in ("feira-dora", "cidade-alex")
+    for sentence in json.loads((DEMO / f"{name}.truth.json").read_text(encoding="utf-8"))["speech"]
+]
+ODD = st.sampled_from([*"0123456789.,-/:%$€£°ºª²h  '\"“()–—&@#+=!?…IVX½", " R$ ", "av", "dr"])
+TEXTS = st.lists(
+    st.one_of(st.text(max_size=8), ODD, st.sampled_from([c["input"] for c in CASES])), max_size=8
+).map("".join)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{c['rule']}-{c['input']}" for c in CASES])
+def test_the_table_of_brazilian_portuguese_holds(case: dict[str, str]) -> None:
+    assert normalize(case["input"], "pt-BR") == case["output"]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES, ids=[s["text"] for s in SENTENCES])
+def test_a_written_sentence_and_its_spoken_form_become_one(sentence: dict[str, str]) -> None:
+    assert normalize(sentence["text"], "pt") == normalize(sentence["spoken"], "pt")
+
+
+@settings(deadline=None, max_examples=300)
+@given(TEXTS, st.sampled_from(["pt", "en", "es"]))
+def test_normalising_twice_changes_nothing(text: str, language: str) -> None:
+    once = normalize(text, language)
+    assert normalize(once, language) == once
+
+
+@settings(deadline=None, max_examples=300)
+@given(TEXTS, st.sampled_from(["pt", "en", "es"]))
+def test_no_digit_quote_or_symbol_is_left(text: str, language: str) -> None:
+    spoken = normalize(text, language)
+    assert all(c.isalpha() or c in " .,?!;:'-" for c in spoken)
+    assert spoken == spoken.strip()
+    assert not set(spoken) & set("ªº")
+
+
+def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(LanguageError, match=r"'tlh'.*en, es, pt, pt-br"):
+        normalize("nuqneH", "tlh")
+    assert languages() == ["en", "es", "pt", "pt-br"]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "spoken"),
+    [
+        ("en", "Dr. Smith paid $1,234.50.",
+         "doctor smith paid one thousand two hundred and thirty four dollars and fifty cents."),
+        ("en", "The 21st of May, 1999", "the twenty first of may, nineteen ninety nine"),
+        ("en", "It's 50% off & 2.5 km away.",
+         "it's fifty percent off and two point five kilometers away."),
+        ("en", "At 10:05 St. Paul's opened.", "at ten oh five saint paul's opened."),
+        ("es", "La Sra. López pagó 7,50 €.",
+         "la señora lópez pagó siete euros con cincuenta céntimos."),
+        ("es", "El 2º piso, 65.000 personas y 20 %.",
+         "el segundo piso, sesenta y cinco mil personas y veinte por ciento."),
+        ("es", "¿A las 14:30? ¡Sí!", "a las catorce y treinta? sí!"),
+    ],
+)  # fmt: skip
+def test_other_languages_go_through_the_same_door(language: str, text: str, spoken: str) -> None:
+    assert normalize(text, language) == spoken
+
+
+def test_a_text_is_split_into_its_sentences() -> None:
+    text = "Custa R$ 5,00 por quilo. Quem compra hoje? O Dr. Silva comprou, e voltou para casa!"
+    assert split_sentences(text, "pt", 203) == [
+        "custa cinco reais por quilo.",
+        "quem compra hoje?",
+        "o doutor silva comprou, e voltou para casa!",
+    ]
+
+
+def test_a_short_sentence_joins_its_neighbour() -> None:
+    assert split_sentences("Não! Isso não pode ser assim.", "pt", 203) == [
+        "não! isso não pode ser assim."
+    ]
+
+
+@given(TEXTS, st.integers(10, 80))
+@settings(deadline=None, max_examples=150)
+def test_no_piece_is_too_long_and_none_is_lost(text: str, limit: int) -> None:
+    pieces = split_sentences(text, "pt", limit)
+    assert all(0 < len(piece) <= limit for piece in pieces)
+    assert "".join(pieces).replace(" ", "") == normalize(text, "pt").replace(" ", "")

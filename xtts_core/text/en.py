@@ -1,0 +1,178 @@
+"""English, American in its money and measures."""
+
+from __future__ import annotations
+
+import re
+
+from xtts_core.text.common import LETTER, Rule, finish, followed_by_new_sentence, prepare, settled
+from xtts_core.text.numbers import MAX_SPOKEN, cardinal, digits, ordinal
+
+_LANGUAGE = "en"
+_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_NUMBER = rf"(?:{_INTEGER}(?:\.\d+)?)"
+
+
+def _number(text: str) -> str:
+    sign = "minus " if text.startswith("-") else ""
+    whole, _, decimals = text.removeprefix("-").replace(",", "").partition(".")
+    padded = whole.startswith("0") and len(whole) > 1
+    spell = padded or int(whole) >= MAX_SPOKEN
+    words = digits(whole, _LANGUAGE) if spell else cardinal(int(whole), _LANGUAGE)
+    return f"{sign}{words} point {digits(decimals, _LANGUAGE)}" if decimals else sign + words
+
+
+_CURRENCIES = {
+    "$": ("dollar", "dollars", "cent", "cents"),
+    "US$": ("dollar", "dollars", "cent", "cents"),
+    "R$": ("real", "reais", "centavo", "centavos"),
+    "€": ("euro", "euros", "cent", "cents"),
+    "£": ("pound", "pounds", "penny", "pence"),
+    "¥": ("yen", "yen", "sen", "sen"),
+}
+_SIGN = r"(?:R\$|US\$|\$|€|£|¥)"
+_CURRENCY = re.compile(rf"({_SIGN})\s?({_NUMBER})(?:\s(thousand|million|billion|trillion)\b)?")
+_CURRENCY_AFTER = re.compile(rf"({_NUMBER})\s?(€|£)")
+
+
+def _money(amount: str, sign: str, scale: str | None) -> str:
+    one, many, cent, cents = _CURRENCIES[sign]
+    if scale:
+        return f"{_number(amount)} {scale} {many}"
+    whole, _, fraction = amount.replace(",", "").partition(".")
+    if len(fraction) > 2:
+        return f"{_number(amount)} {many}"
+    units, hundredths = int(whole), int((fraction + "00")[:2])
+    parts = [f"{_number(whole)} {one if units == 1 else many}"] if units or not hundredths else []
+    if hundredths:
+        words = cardinal(hundredths, _LANGUAGE)
+        parts.append(f"{words} {cent if hundredths == 1 else cents}")
+    return " and ".join(parts)
+
+
+def currency(text: str) -> str:
+    """$1,234.50, £2, $3 million."""
+    text = _CURRENCY.sub(lambda m: _money(m[2], m[1], m[3]), text)
+    text = _CURRENCY_AFTER.sub(lambda m: _money(m[1], m[2], None), text)
+    return re.sub(_SIGN, lambda m: f" {_CURRENCIES[m[0]][1]} ", text)
+
+
+_CLOCK = re.compile(r"(?<![\w.:])([01]?\d|2[0-3]):([0-5]\d)(?![\w:])")
+
+
+def hours(text: str) -> str:
+    """10:05, 14:30, 8:00."""
+
+    def speak(match: re.Match[str]) -> str:
+        hour, minute = cardinal(int(match[1]), _LANGUAGE), int(match[2])
+        if minute == 0:
+            return f"{hour} o'clock"
+        return f"{hour} {'oh ' if minute < 10 else ''}{cardinal(minute, _LANGUAGE)}"
+
+    return _CLOCK.sub(speak, text)
+
+
+_UNITS = {
+    "km/h": "kilometers per hour", "mph": "miles per hour", "km": "kilometers", "m": "meters",
+    "cm": "centimeters", "mm": "millimeters", "kg": "kilograms", "g": "grams", "mg": "milligrams",
+    "ml": "milliliters", "L": "liters", "lb": "pounds", "lbs": "pounds", "ft": "feet",
+    "°C": "degrees celsius", "°F": "degrees fahrenheit", "°": "degrees", "%": "percent",
+    "GB": "gigabytes", "MB": "megabytes", "kHz": "kilohertz", "Hz": "hertz", "kW": "kilowatts",
+}  # fmt: skip
+_MEASURE = re.compile(
+    rf"((?:(?<![\w)])-)?{_NUMBER})\s?"
+    rf"({'|'.join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))})(?![\w/])"
+)
+
+
+def units(text: str) -> str:
+    """50%, 2.5 km, 30 °C; one of a unit loses its s."""
+
+    def speak(match: re.Match[str]) -> str:
+        name = _UNITS[match[2]]
+        if match[1] == "1":
+            name = "foot" if name == "feet" else re.sub(r"s\b", "", name, count=1)
+        return f"{_number(match[1])} {name}"
+
+    return _MEASURE.sub(speak, text)
+
+
+_ORDINAL = re.compile(rf"(?<![\w,.])({_INTEGER})(?:st|nd|rd|th)(?!\w)", re.IGNORECASE)
+_RANGE = re.compile(r"(?<=\d)(?:-|\s?–\s?)(?=\d)")
+_DECADE = re.compile(r"(?<![\w,.])((?:1[0-9]|20)\d0)s(?!\w)")
+_YEAR = re.compile(r"(?<![\w,.$€£-])(1[1-9]\d{2}|20[1-9]\d)(?![\w,.]\d|\w)")
+_SIGNED = re.compile(r"(?<![\w)])([-+])\s?(?=\d)")
+_FUSED = re.compile(rf"(?<={LETTER})-?(?=\d)|(?<=\d)-?(?={LETTER})")
+
+
+def _year(value: int) -> str:
+    century, rest = divmod(value, 100)
+    tail = "hundred" if rest == 0 else f"{'oh ' if rest < 10 else ''}{cardinal(rest, _LANGUAGE)}"
+    return f"{cardinal(century, _LANGUAGE)} {tail}"
+
+
+def numbers(text: str) -> str:
+    """Ordinals, ranges, years (1999, 2023) and what digits are left."""
+
+    def ordinal_words(match: re.Match[str]) -> str:
+        value = int(match[1].replace(",", ""))
+        return ordinal(value, _LANGUAGE) if value < MAX_SPOKEN else match[1]
+
+    text = _RANGE.sub(" to ", _ORDINAL.sub(ordinal_words, text))
+    text = _YEAR.sub(lambda m: _year(int(m[1])), _DECADE.sub(r"\1", text))
+    text = _SIGNED.sub(lambda m: "minus " if m[1] == "-" else "plus ", text)
+    return re.sub(_NUMBER, lambda m: _number(m[0]), _FUSED.sub(" ", text))
+
+
+_ABBREVIATIONS = {
+    "mrs": "missus", "mr": "mister", "ms": "miss", "dr": "doctor", "drs": "doctors",
+    "st": "saint", "co": "company", "jr": "junior", "sr": "senior", "maj": "major",
+    "gen": "general", "rev": "reverend", "lt": "lieutenant", "hon": "honorable",
+    "sgt": "sergeant", "capt": "captain", "esq": "esquire", "ltd": "limited", "col": "colonel",
+    "ft": "fort", "prof": "professor", "etc": "et cetera", "vs": "versus", "ave": "avenue",
+}  # fmt: skip
+_ABBREVIATION = re.compile(rf"(?i)\b({'|'.join(sorted(_ABBREVIATIONS, key=len, reverse=True))})\.")
+
+
+def abbreviations(text: str) -> str:
+    """Dr., Mrs., St., etc.: the full stop stays only where it also ends a sentence."""
+
+    def expand(match: re.Match[str]) -> str:
+        ends = not match.string[match.end() :].strip() or (
+            match[1].lower() in {"etc", "co", "ltd", "jr", "sr", "esq"}
+            and followed_by_new_sentence(match)
+        )
+        return _ABBREVIATIONS[match[1].lower()] + ("." if ends else "")
+
+    return _ABBREVIATION.sub(expand, text)
+
+
+_SYMBOLS = {
+    "&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "%": " percent ",
+    "°": " degrees ", "#": " number ", "/": " ", "×": " times ", "÷": " divided by ",
+}  # fmt: skip
+_SYMBOL = re.compile(f"[{re.escape(''.join(_SYMBOLS))}]")
+
+
+def symbols(text: str) -> str:
+    """&, +, @, #…: said where they have a name."""
+    return _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
+
+
+_RULES: tuple[Rule, ...] = (
+    prepare,
+    currency,
+    hours,
+    units,
+    numbers,
+    abbreviations,
+    symbols,
+    finish,
+)
+
+
+@settled
+def normalize(text: str) -> str:
+    """`text` in words; see the rules of this module."""
+    for rule in _RULES:
+        text = rule(text)
+    return text
