@@ -1,0 +1,245 @@
+"""The training data: clips read from the files of `audio_codes`, batches, conditioning spans.
+
+Nothing is random that a killed run could not repeat: the order of an epoch and each clip's span
+follow from the seed, the epoch and the clip's id alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from xtts_core.errors import DatasetError
+from xtts_core.settings import SAMPLE_RATE_HZ
+from xtts_core.training.codes import CODE_SAMPLES
+from xtts_core.training.mel import pcm_to_float
+
+MIN_SPAN_SAMPLES = 66_150
+MAX_SPAN_SAMPLES = 132_300
+"""3 s and 6 s: min_conditioning_length and max_conditioning_length of coqui-tts's recipe
+(recipes/ljspeech/xtts_v2/train_gpt_xtts.py)."""
+
+_BUCKET_CODES = 8
+"""Clips this near in length (0.37 s) share a bucket: about 2 % of padding at 10 s."""
+
+
+class CodesFile:
+    """An `audio_codes` file, mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = safe_open(path, framework="pt")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What its header says of each clip."""
+        rows: list[dict[str, Any]] = json.loads(self._file.metadata()["clips"])
+        return rows
+
+    def length(self, name: str) -> int:
+        return int(self._file.get_slice(name).get_shape()[0])
+
+    def read(self, name: str, start: int, end: int) -> Tensor:
+        tensor: Tensor = self._file.get_slice(name)[start:end]
+        return tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of an `audio_codes` file; its tensors stay on disk until they are read."""
+
+    clip_id: str
+    video_id: str
+    speaker: str
+    language: str
+    text: str
+    split: str
+    snr_db: float
+    samples: int
+    file: CodesFile
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / SAMPLE_RATE_HZ
+
+    @property
+    def n_codes(self) -> int:
+        """The codes that are trained on; a last one beyond the audio is not (see gpt.py)."""
+        return ceil(self.samples / CODE_SAMPLES)
+
+    def codes(self) -> Tensor:
+        """(n_codes,) int64."""
+        return self.file.read(f"{self.clip_id}.codes", 0, self.n_codes).long()
+
+    def audio(self, start: int = 0, end: int | None = None) -> Tensor:
+        """(end - start,) int16 at 22 050 Hz."""
+        return self.file.read(f"{self.clip_id}.audio", start, self.samples if end is None else end)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The stretch of a clip, in samples, that the voice is conditioned on."""
+
+    clip: Clip
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips side by side.
+
+    `text` (batch, tokens) and `codes` (batch, codes) are int64, padded with 0; `text_lengths`
+    counts tokens, `wav_lengths` samples; `conditioning` is (batch, 132 300) float32. `unscored`
+    gives for each clip the codes [start, end) that it hears in its conditioning, which must not
+    count in its loss.
+    """
+
+    clip_ids: tuple[str, ...]
+    text: Tensor
+    text_lengths: Tensor
+    codes: Tensor
+    wav_lengths: Tensor
+    conditioning: Tensor
+    unscored: tuple[tuple[int, int], ...]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.clip_ids,
+            self.text.to(device),
+            self.text_lengths.to(device),
+            self.codes.to(device),
+            self.wav_lengths.to(device),
+            self.conditioning.to(device),
+            self.unscored,
+        )
+
+
+def read_clips(files: Iterable[Path]) -> list[Clip]:
+    """The clips of some `audio_codes` files, from their headers alone."""
+    return [
+        Clip(
+            clip_id=row["clip_id"],
+            video_id=row["video_id"],
+            speaker=row["speaker"],
+            language=row["language"],
+            text=row["text"],
+            split=row["split"],
+            snr_db=row["snr_db"],
+            samples=file.length(f"{row['clip_id']}.audio"),
+            file=file,
+        )
+        for file in map(CodesFile, files)
+        for row in file.rows()
+    ]
+
+
+def epoch_batches(
+    clips: Sequence[Clip], batch_size: int, *, seed: int, epoch: int
+) -> list[list[Clip]]:
+    """Every clip once, in batches of clips of about the same length, in a random order."""
+    draw = random.Random(f"{seed}:{epoch}")
+    order = sorted(clips, key=lambda clip: (clip.n_codes // _BUCKET_CODES, draw.random()))
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    draw.shuffle(batches)
+    return batches
+
+
+def training_span(clip: Clip, *, seed: int, epoch: int) -> Span:
+    """A random span of 3 to 6 s of the clip itself, at most half of it.
+
+    Half, because the codes under the span are not scored: a short clip would teach nothing but its
+    end.
+    """
+    draw = random.Random(f"{seed}:{epoch}:{clip.clip_id}")
+    length = min(draw.randint(MIN_SPAN_SAMPLES, MAX_SPAN_SAMPLES), clip.samples // 2)
+    start = draw.randint(0, clip.samples - length)
+    return Span(clip, start, start + length)
+
+
+def held_out_spans(clips: Sequence[Clip]) -> Callable[[Clip], Span]:
+    """The span that a held-out clip is judged with: the start of another clip of its speaker.
+
+    The start of the clip itself only where its speaker has no other one. Which other clip follows
+    from the held-out clip's id, training clips first, so that runs can be compared.
+    """
+    by_speaker: defaultdict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        by_speaker[clip.speaker].append(clip)
+
+    def span(clip: Clip) -> Span:
+        others = [other for other in by_speaker[clip.speaker] if other.clip_id != clip.clip_id]
+        trained = [other for other in others if other.split == "train"]
+        pool = trained or others
+        middle = (MIN_SPAN_SAMPLES + MAX_SPAN_SAMPLES) // 2
+        if not pool:
+            return Span(clip, 0, min(middle, clip.samples // 2))
+        digest = hashlib.sha256(clip.clip_id.encode()).digest()
+        other = pool[int.from_bytes(digest[:8]) % len(pool)]
+        return Span(other, 0, min(middle, other.samples))
+
+    return span
+
+
+def unscored_codes(clip: Clip, span: Span) -> tuple[int, int]:
+    """The codes [start, end) of `clip` that the span lets it hear, in codes of 1 024 samples.
+
+    coqui-tts 0.28.0 divides by 256 here and masks the last clip of a batch only (gpt.py, forward).
+    """
+    if span.clip.clip_id != clip.clip_id:
+        return (0, 0)
+    return (span.start // CODE_SAMPLES, ceil(span.end / CODE_SAMPLES))
+
+
+def make_batch(clips: Sequence[Clip], spans: Sequence[Span], tokens: Mapping[str, Tensor]) -> Batch:
+    """Read clips and spans and pad them.
+
+    Args:
+        tokens: the text tokens of each clip id.
+    """
+    conditioning = torch.zeros(len(clips), MAX_SPAN_SAMPLES)
+    for row, span in zip(conditioning, spans, strict=True):
+        row[: span.end - span.start] = pcm_to_float(span.clip.audio(span.start, span.end))
+    text = [tokens[clip.clip_id] for clip in clips]
+    codes = [clip.codes() for clip in clips]
+    return Batch(
+        clip_ids=tuple(clip.clip_id for clip in clips),
+        text=torch.nn.utils.rnn.pad_sequence(text, batch_first=True),
+        text_lengths=torch.tensor([len(row) for row in text]),
+        codes=torch.nn.utils.rnn.pad_sequence(codes, batch_first=True),
+        wav_lengths=torch.tensor([clip.samples for clip in clips]),
+        conditioning=conditioning,
+        unscored=tuple(unscored_codes(*pair) for pair in zip(clips, spans, strict=True)),
+    )
+
+
+def tokenise(clips: Iterable[Clip], base_dir: Path) -> dict[str, Tensor]:
+    """The text tokens (int64) of each clip id.
+
+    Raises:
+        DatasetError: a text has no token.
+    """
+    from xtts_core.model.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(base_dir)
+    tokens = {}
+    for clip in clips:
+        ids = tokenizer.encode(clip.text, clip.language)
+        if not ids:
+            raise DatasetError(
+                "The clip's text has no token",
+                where=f"{clip.clip_id} in {clip.file.path}",
+                remedy="Materialise metadata of its video again",
+            )
+        tokens[clip.clip_id] = torch.tensor(ids)
+    return tokens

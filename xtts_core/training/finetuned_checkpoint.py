@@ -1,0 +1,332 @@
+"""`finetuned_checkpoint`: the base model fine-tuned on every usable video, as a new version."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
+
+from filelock import Timeout
+
+from xtts_core.dataset.split import leaking_clips
+from xtts_core.errors import DatasetError, TrainingError
+from xtts_core.model.checkpoint import read_manifest, write_checkpoint
+from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
+from xtts_core.stage import (
+    CheckSpec,
+    Markdown,
+    Outcome,
+    Progress,
+    Stage,
+    StageResult,
+    Verdict,
+    require,
+    run_stage,
+    silent,
+    usable,
+)
+from xtts_core.store import WHOLE, CorpusStore
+from xtts_core.training.codes import AUDIO_CODES, required_base
+from xtts_core.training.job import TrainingJob, TrainingReport
+from xtts_core.training.process import run_training
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xtts_core.training.data import Clip
+
+FINETUNED_CHECKPOINT = Stage(
+    "finetuned_checkpoint",
+    "1",
+    (
+        CheckSpec("weights_finite", "error", "every weight is a finite number"),
+        CheckSpec("no_clip_skipped", "error", "every training clip was trained on"),
+        CheckSpec(
+            "validation_loss_improved", "warn", "held-out clips fit better than with the base"
+        ),
+        CheckSpec("licence_present", "error", "the base model's licence travels with the weights"),
+    ),
+)
+
+MIN_REFERENCES = 3
+MAX_REFERENCES = 5
+REFERENCE_TOTAL_S = 30.0
+"""XTTS conditions on at most 30 s (max_ref_len of its config)."""
+_REFERENCE_S = (3.0, 11.0)
+
+
+def make_finetuned_checkpoint(
+    store: CorpusStore,
+    settings: TrainingSettings,
+    progress: Progress = silent,
+    log: Callable[[str], None] | None = None,
+) -> StageResult:
+    """Train in a process of its own and write `checkpoints/<version>/`.
+
+    A run that was killed goes on from its last saved state. Videos whose codes may not be used
+    are named in the metadata and left out.
+
+    Args:
+        log: told what a person would like to read, a line at a time.
+    Raises:
+        UpstreamError: the base model is missing or failed.
+        DatasetError: no video is usable, or no clip is held out.
+        TrainingError: another training runs on this corpus, or this one failed.
+    """
+    base = required_base(store, settings)
+    codes, refused = usable(store, AUDIO_CODES.name)
+    for other in [result for result in codes if result.uri.parent.name != base.uri.name]:
+        codes.remove(other)
+        refused[other.key] = f"its codes are of the base model {other.uri.parent.name}"
+    if not codes:
+        raise DatasetError(
+            "No video has usable audio codes",
+            where=str(store.root),
+            remedy="Materialise audio_codes; refused: "
+            + ("; ".join(f"{key}: {why}" for key, why in refused.items()) or "none"),
+        )
+
+    def build(fingerprint: str) -> Outcome:
+        from xtts_core.training.data import read_clips
+
+        files = tuple(store.audio_codes(base.uri.name, result.key) for result in codes)
+        clips = read_clips(files)
+        leaks = leaking_clips(
+            {"clip_id": clip.clip_id, "text": clip.text, "split": clip.split} for clip in clips
+        )
+        clips = [clip for clip in clips if clip.clip_id not in leaks]
+        job = TrainingJob(
+            base_dir=base.uri,
+            codes=files,
+            left_out=tuple(sorted(leaks)),
+            run_dir=store.training_dir(fingerprint),
+            settings=settings,
+        )
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        report = run_training(job, progress, log or (lambda line: None))
+        state = merged_state(base.uri, job.weights)
+        licence = read_manifest(base.uri).licence
+        lineage = {
+            "videos": {result.key: result.data_version for result in codes},
+            "refused": refused,
+            "left_out": leaks,
+            "base_model": base.data_version,
+            "fingerprint": fingerprint,
+            "git_revision": git_revision(),
+        }
+        with tempfile.TemporaryDirectory(dir=job.run_dir) as folder:
+            checkpoint = write_checkpoint(
+                store.checkpoints_dir,
+                base_dir=base.uri,
+                state=state,
+                adapter_dir=job.adapter,
+                voices=_write_references(clips, Path(folder)),
+                settings=settings.model_dump(mode="json"),
+                lineage=lineage,
+                metrics=_metrics(report),
+                licence=licence,
+                created_at=datetime.now(UTC),
+            )
+        return Outcome(
+            uri=checkpoint,
+            outputs=sorted(path for path in checkpoint.rglob("*") if path.is_file()),
+            verdicts=verdicts(report, clips, weights_finite=_finite(state), licence=licence),
+            metadata={
+                "version": checkpoint.name,
+                **_metrics(report),
+                "loss_ratio": report.val_loss / report.base_val_loss,
+                "videos": len(codes),
+                "device": report.device,
+                "precision": report.precision,
+                "losses": Markdown(_loss_table(report)),
+                "left_out": Markdown(_left_out(leaks, refused)),
+            },
+        )
+
+    lock = store.lock("training", timeout_s=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            "Another training runs on this corpus",
+            where=lock.lock_file,
+            remedy="Wait for it or stop it; the lock ends with its process",
+        ) from None
+    try:
+        result = run_stage(
+            store,
+            FINETUNED_CHECKPOINT,
+            WHOLE,
+            inputs={
+                "base": settings.base_model.name,
+                "lora": settings.lora.model_dump(mode="json"),
+                "optimisation": settings.optimisation.model_dump(mode="json"),
+                "patience_epochs": settings.checkpoints.patience_epochs,
+                "base_model": base.data_version,
+                "audio_codes": {result.key: result.data_version for result in codes},
+            },
+            build=build,
+        )
+        _drop_states(store.training_dir(result.fingerprint))
+    finally:
+        lock.release()
+    return result
+
+
+def current_checkpoint(store: CorpusStore) -> Path:
+    """The folder of the newest checkpoint that passed its blocking checks.
+
+    Raises:
+        UpstreamError: there is none.
+    """
+    return require(store, FINETUNED_CHECKPOINT.name, WHOLE).uri
+
+
+def verdicts(
+    report: TrainingReport, clips: Sequence[Clip], *, weights_finite: bool, licence: str
+) -> list[Verdict]:
+    """The checks of `finetuned_checkpoint`.
+
+    Args:
+        clips: the clips that training was given, both sides.
+    """
+    given = sum(clip.split == "train" for clip in clips)
+    return [
+        FINETUNED_CHECKPOINT.verdict("weights_finite", weights_finite),
+        FINETUNED_CHECKPOINT.verdict(
+            "no_clip_skipped",
+            report.train_clips == given,
+            value=report.train_clips,
+            threshold=given,
+        ),
+        FINETUNED_CHECKPOINT.verdict(
+            "validation_loss_improved",
+            report.val_loss < report.base_val_loss,
+            value=report.val_loss,
+            threshold=report.base_val_loss,
+        ),
+        FINETUNED_CHECKPOINT.verdict("licence_present", bool(licence), value=licence),
+    ]
+
+
+def merged_state(base_dir: Path, trained: Path) -> dict[str, Tensor]:
+    """The base model's tensors with the trained ones in their places.
+
+    Raises:
+        TrainingError: a trained tensor has no place in the base model.
+    """
+    from safetensors.torch import load_file
+
+    from xtts_core.model.loading import MODEL_FILE, read_tensors
+
+    state = read_tensors(base_dir / MODEL_FILE)
+    weights = load_file(trained)
+    strangers = sorted(
+        name for name in weights if name not in state or state[name].shape != weights[name].shape
+    )
+    if strangers:
+        raise TrainingError(
+            f"The trained weights do not fit the base model: {', '.join(strangers[:5])}",
+            where=str(trained),
+            remedy="Materialise the base model again, then train again",
+        )
+    return {**state, **weights}
+
+
+def reference_clips(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """The 3 to 5 best training clips of each speaker: those of 3 to 11 s first, then by their
+    signal-to-noise ratio; more than three only while they stay within 30 s."""
+    by_speaker: defaultdict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.split == "train":
+            by_speaker[clip.speaker].append(clip)
+    shortest, longest = _REFERENCE_S
+    chosen = {}
+    for speaker, candidates in sorted(by_speaker.items()):
+        candidates.sort(
+            key=lambda clip: (
+                not shortest <= clip.duration_s <= longest,
+                -clip.snr_db,
+                clip.clip_id,
+            )
+        )
+        best = candidates[:MIN_REFERENCES]
+        for clip in candidates[MIN_REFERENCES:MAX_REFERENCES]:
+            if sum(c.duration_s for c in best) + clip.duration_s <= REFERENCE_TOTAL_S:
+                best.append(clip)
+        chosen[speaker] = best
+    return chosen
+
+
+def git_revision() -> str | None:
+    """The commit of this code, or None where it is not a clone or git is not installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _write_references(clips: Sequence[Clip], folder: Path) -> dict[str, list[Path]]:
+    import soundfile
+
+    voices: dict[str, list[Path]] = {}
+    for speaker, chosen in reference_clips(clips).items():
+        voices[speaker] = [folder / f"{clip.clip_id}.wav" for clip in chosen]
+        for clip, path in zip(chosen, voices[speaker], strict=True):
+            soundfile.write(path, clip.audio().numpy(), SAMPLE_RATE_HZ, subtype="PCM_16")
+    return voices
+
+
+def _finite(state: Mapping[str, Tensor]) -> bool:
+    return all(
+        bool(tensor.isfinite().all()) for tensor in state.values() if tensor.is_floating_point()
+    )
+
+
+def _metrics(report: TrainingReport) -> dict[str, Any]:
+    return {
+        "base_val_loss": report.base_val_loss,
+        "val_loss": report.val_loss,
+        "best_epoch": report.best_epoch,
+        "epochs": report.history[-1].epoch,
+        "steps": report.steps,
+        "train_clips": report.train_clips,
+        "val_clips": report.val_clips,
+        "trainable_parameters": report.trainable_parameters,
+        "training_s": report.seconds,
+    }
+
+
+def _drop_states(run_dir: Path) -> None:
+    """Free what only an unfinished run needs; the curves and the log stay."""
+    for name in ("states", "best", "result"):
+        rmtree(run_dir / name, ignore_errors=True)
+
+
+def _loss_table(report: TrainingReport) -> str:
+    lines = ["| epoch | train | validation | text | audio |", "|---|---|---|---|---|"]
+    for row in report.history:
+        train = "" if row.train is None else f"{row.train:.4f}"
+        lines.append(
+            f"| {row.epoch} | {train} | {row.validation:.4f} | {row.validation_text:.4f} "
+            f"| {row.validation_audio:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _left_out(leaks: Mapping[str, str], refused: Mapping[str, str]) -> str:
+    lines = ["| clip or video | why it is left out |", "|---|---|"]
+    lines += [f"| {clip} | its text is held out as {other} |" for clip, other in leaks.items()]
+    lines += [f"| {video} | {why} |" for video, why in refused.items()]
+    return "\n".join(lines)

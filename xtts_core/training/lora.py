@@ -1,0 +1,51 @@
+"""Low-rank adapters (Hu et al., LoRA, 2021) on the GPT's transformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xtts_core.errors import SettingsError
+from xtts_core.settings import LoraSettings
+
+
+def add_lora(gpt: Any, settings: LoraSettings) -> Any:
+    """Freeze `gpt` and add trainable adapters to its transformer, in place.
+
+    GPT-2's linear layers are `Conv1D`, whose weights are (in, out): hence `fan_in_fan_out`. Its
+    attention is one fused `c_attn`; there is no `q_proj`.
+
+    Returns:
+        The `peft.PeftModel` around `gpt.gpt`, for `save_adapter` and `merge_lora`.
+    Raises:
+        SettingsError: a target is not in the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    gpt.requires_grad_(False)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        fan_in_fan_out=True,
+    )
+    try:
+        return get_peft_model(gpt.gpt, config)
+    except ValueError as error:
+        raise SettingsError(
+            f"LoRA cannot be added: {error}",
+            where="lora.targets in training.yaml",
+            remedy="Use names of the GPT's layers: c_attn, c_proj, c_fc",
+        ) from error
+
+
+def save_adapter(adapter: Any, folder: Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json` as peft reads them."""
+    adapter.save_pretrained(folder)
+    (folder / "README.md").unlink()
+
+
+def merge_lora(adapter: Any) -> None:
+    """Fold the adapters into the weights they stand beside and remove them, in place."""
+    adapter.merge_and_unload()
