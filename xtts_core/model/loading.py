@@ -97,7 +97,8 @@ def build_model(directory: Path) -> Xtts:
     arguments.gpt_number_text_tokens = tokenizer.get_number_tokens()
     arguments.gpt_start_text_token = tokenizer.tokenizer.token_to_id("[START]")
     arguments.gpt_stop_text_token = tokenizer.tokenizer.token_to_id("[STOP]")
-    model: Xtts = Xtts(config)
+    with _without_config_warnings():
+        model: Xtts = Xtts(config)
     model.tokenizer = tokenizer
     model.hifigan_decoder = _vocoder(arguments, read_architecture(directory))
     return model
@@ -216,6 +217,20 @@ def load_weights(module: torch.nn.Module, state: Mapping[str, Tensor], *, where:
             where=str(where),
             remedy="Use weights, config.json, architecture.json and vocab.json of one model",
         ) from error
+
+
+@contextlib.contextmanager
+def _without_config_warnings() -> Iterator[None]:
+    """transformers warns that GPT-2's own token ids do not fit a GPT whose embeddings are not
+    GPT-2's; coqui-tts never uses them."""
+    from transformers.utils import logging
+
+    level: int = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _vocoder(arguments: Any, architecture: Architecture) -> torch.nn.Module:
