@@ -1,0 +1,374 @@
+"""A service over a real channel, releases to publish, and two engines to serve them with."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import av
+import grpc
+import numpy as np
+import pytest
+import soundfile
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from xtts_core.errors import ModelError
+from xtts_core.model.checkpoint import (
+    Manifest,
+    Origin,
+    describe_files,
+    verify,
+    version_of,
+    write_checkpoint,
+    write_manifest,
+)
+from xtts_core.settings import EngineSettings, ServiceSettings
+from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
+from xtts_grpc.client import SynthesisClient
+from xtts_grpc.serve import Service
+
+ROOT = Path(__file__).parents[2]
+SERVICE_NAME = "xtts.v1.SynthesisService"
+
+
+class SineEngine:
+    """Speaks a sine tone.
+
+    It stands where a model would cost seconds and would say nothing more about the service: the
+    tone's frequency is the checkpoint's (so a listener hears which one spoke), its loudness the
+    voice's, its length the text's. It checks that it is never used once it is closed.
+    """
+
+    sample_rate_hz = 24_000
+    chunk_samples = 4_000
+    character_samples = 1_000
+
+    def __init__(self, directory: Path, gate: Gate) -> None:
+        verify(directory)
+        tone = read_json(directory / "tone.json")
+        if "hz" not in tone:
+            raise ModelError("The tone has no frequency", where=str(directory))
+        self.version = version_of(directory)
+        self.languages = ("pt", "en", "zh-cn")
+        self.hz = float(tone["hz"])
+        self.mute = bool(tone.get("mute"))
+        self.closed = False
+        self._voices = {p.name: sorted(p.glob("*.wav")) for p in directory.glob("voices/*")}
+        self._gate = gate
+        gate.engines.append(self)
+
+    def voices(self) -> dict[str, list[Path]]:
+        return self._voices
+
+    def latents(self, references: list[np.ndarray]) -> float:
+        assert not self.closed
+        return float(np.sqrt(np.mean(np.square(np.concatenate(references)))))
+
+    def synthesize(self, text: str, language: str, latents: float, sampling: Any) -> np.ndarray:
+        return np.concatenate(list(self.stream(text, language, latents, sampling, 20)))
+
+    def stream(
+        self, text: str, language: str, latents: float, sampling: Any, chunk_tokens: int
+    ) -> Iterator[np.ndarray]:
+        samples = 0 if self.mute else int(len(text) * self.character_samples / sampling.speed)
+        phase = 2 * np.pi * self.hz * np.arange(samples) / self.sample_rate_hz + sampling.seed
+        tone = (latents * np.sin(phase)).astype(np.float32)
+        for start in range(0, max(samples, 1), self.chunk_samples):
+            assert not self.closed
+            yield tone[start : start + self.chunk_samples]
+            self._gate.pass_through()
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class Gate:
+    """Holds calls inside the engine while it is shut, and knows every engine that was loaded."""
+
+    def __init__(self) -> None:
+        self.engines: list[SineEngine] = []
+        self.reached = threading.Semaphore(0)
+        self._open = threading.Event()
+        self._open.set()
+
+    def load(self, directory: Path, settings: EngineSettings) -> SineEngine:
+        return SineEngine(directory, self)
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def wait_for_call(self) -> None:
+        assert self.reached.acquire(timeout=30)
+
+    def pass_through(self) -> None:
+        if not self._open.is_set():
+            self.reached.release()
+            assert self._open.wait(30)
+
+
+class Releases:
+    """Publishes releases below a folder as the pipeline does: the folder first, the pointer last.
+
+    A release's model says its number: its tone has 200 Hz and 100 Hz more for each release.
+    """
+
+    def __init__(self, root: Path, reference: np.ndarray) -> None:
+        self.root = root
+        self.serving = root / "serving.json"
+        self._reference = reference
+
+    def hz(self, release: int) -> float:
+        return 200.0 + 100.0 * release
+
+    def make(self, directory: Path, tone: dict[str, Any]) -> str:
+        """A complete checkpoint folder; its manifest's SHA-256."""
+        voice = directory / "voices" / "dora"
+        voice.mkdir(parents=True)
+        soundfile.write(voice / "clip.wav", self._reference, 22_050, subtype="PCM_16")
+        write_json(directory / "tone.json", tone)
+        origin = Origin(name="sine", source="made by a test", revision="1")
+        manifest = Manifest(
+            kind="base", licence="Apache-2.0", base_model=origin, files=describe_files(directory)
+        )
+        return write_manifest(directory, manifest)
+
+    def publish(self, release: int, *, tone: dict[str, Any] | None = None) -> str:
+        """Publish a whole release; its version."""
+        directory = self.root / "releases" / str(release)
+        sha256 = self.make(directory, tone or {"hz": self.hz(release)})
+        self.point(release, sha256)
+        return version_of(directory)
+
+    def publish_damaged(self, release: int) -> None:
+        """Publish a release of which one file changed after its hash was taken."""
+        directory = self.root / "releases" / str(release)
+        sha256 = self.make(directory, {"hz": self.hz(release)})
+        write_json(directory / "tone.json", {"hz": self.hz(release) + 1})
+        self.point(release, sha256)
+
+    def point(self, release: int, sha256: str, path: str | None = None) -> None:
+        write_json(
+            self.serving,
+            {
+                "release": release,
+                "path": path or f"releases/{release}",
+                "manifest_sha256": sha256,
+                "created_at": "2026-11-22T00:00:00+00:00",
+            },
+        )
+
+
+class Health:
+    """Waits for what `grpc.health.v1` says, through its Watch."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._stub = health_pb2_grpc.HealthStub(self._channel)
+
+    def status(self, service: str = SERVICE_NAME) -> str:
+        answer = self._stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+    def wait_for(self, wanted: str, service: str = SERVICE_NAME) -> None:
+        request = health_pb2.HealthCheckRequest(service=service)
+        call = self._stub.Watch(request, timeout=60, wait_for_ready=True)
+        for answer in call:
+            if health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == wanted:
+                call.cancel()
+                return
+        raise AssertionError(f"health never said {wanted}")
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class Running:
+    """A started service of sine engines, with all that a test needs to use and watch it."""
+
+    def __init__(self, service: Service, releases: Releases, gate: Gate) -> None:
+        self.service = service
+        self.releases = releases
+        self.gate = gate
+        self.address = service.address
+        self.client = SynthesisClient(service.address, timeout_s=30)
+        self.health = Health(service.address)
+
+    def close(self) -> None:
+        self.gate.open()
+        self.client.close()
+        self.health.close()
+        self.service.stop()
+
+
+def service_settings(**sections: dict[str, Any]) -> ServiceSettings:
+    """The defaults, with serving.json polled fast and the given sections changed."""
+    values: dict[str, Any] = {"reload": {"poll_s": 0.02}, "server": {"drain_s": 10.0}}
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return ServiceSettings.model_validate(values)
+
+
+@pytest.fixture(scope="session")
+def recording() -> np.ndarray:
+    """The first 8 s of a pt-BR speaker, mono float32 at 22 050 Hz."""
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=22_050)
+    with av.open(str(ROOT / "examples/demo/cidade-alex.webm")) as container:
+        frames = [
+            part.to_ndarray()[0]
+            for frame in container.decode(audio=0)
+            for part in resampler.resample(frame)
+        ]
+    return np.concatenate(frames)[: 8 * 22_050]
+
+
+@pytest.fixture(scope="session")
+def audio_file(recording: np.ndarray) -> Callable[..., bytes]:
+    """Makes the bytes of an audio file: the recording's first `seconds`, or other samples."""
+
+    def make(
+        seconds: float = 5.0,
+        *,
+        samples: np.ndarray | None = None,
+        rate_hz: int = 22_050,
+        form: str = "WAV",
+        subtype: str = "PCM_16",
+    ) -> bytes:
+        audio = recording[: int(seconds * rate_hz)] if samples is None else samples
+        file = io.BytesIO()
+        soundfile.write(file, audio, rate_hz, format=form, subtype=subtype)
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def releases(tmp_path: Path, recording: np.ndarray) -> Releases:
+    return Releases(tmp_path / "corpus", recording[: 4 * 22_050])
+
+
+@pytest.fixture
+def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]]:
+    """Starts services; every one is stopped at the end of the test."""
+    with ExitStack() as stack:
+
+        def start_one(serving: Any = None, **sections: dict[str, Any]) -> Running:
+            gate = Gate()
+            service = Service(
+                service_settings(**sections),
+                "127.0.0.1:0",
+                tmp_path / "voices",
+                serving or releases.serving,
+                load_engine=gate.load,  # type: ignore[arg-type]
+            )
+            service.start()
+            running = Running(service, releases, gate)
+            stack.callback(running.close)
+            return running
+
+        yield start_one
+
+
+@pytest.fixture
+def running(start: Callable[..., Running], releases: Releases) -> Running:
+    """A service that serves release 1."""
+    releases.publish(1)
+    service = start()
+    service.health.wait_for("SERVING")
+    return service
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, recording: np.ndarray) -> CorpusStore:
+    """A corpus root with the base model `tiny` and a published release made of it."""
+    from xtts_core.model.base import make_base_model
+    from xtts_core.model.loading import load_model, model_state
+    from xtts_core.settings import BaseModelSettings, TrainingSettings
+
+    root = tmp_path_factory.mktemp("tiny-corpus")
+    store = CorpusStore(root)
+    settings = TrainingSettings(base_model=BaseModelSettings(name="tiny"))
+    make_base_model(store, settings)
+    clip = root / "clip.wav"
+    soundfile.write(clip, recording, 22_050, subtype="PCM_16")
+    release = write_checkpoint(
+        store.releases_dir,
+        base_dir=store.base_model("tiny"),
+        state=model_state(load_model(store.base_model("tiny"))),
+        adapter_dir=None,
+        voices={"alex": [clip]},
+        settings={},
+        lineage={},
+        metrics={},
+        licence="Apache-2.0",
+        created_at=datetime(2026, 11, 22, tzinfo=UTC),
+    )
+    write_json(
+        root / "serving.json",
+        {
+            "release": 1,
+            "path": f"releases/{release.name}",
+            "manifest_sha256": sha256_file(release / "manifest.json"),
+            "created_at": "2026-11-22T00:00:00+00:00",
+        },
+    )
+    return store
+
+
+class Process:
+    """A real `xtts-serve` process on a free port."""
+
+    def __init__(self, environment: dict[str, str], *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "xtts_grpc.serve", "--address", "127.0.0.1:0", *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+        self.lines: list[str] = []
+
+    def wait_for_line(self, pattern: str) -> re.Match[str]:
+        """The first line of its log, from here on, that matches."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"no line matches {pattern!r}:\n{''.join(self.lines)}")
+
+    def finish(self) -> int:
+        """Wait for its end; its exit code."""
+        assert self.process.stderr is not None
+        self.lines.extend(self.process.stderr)
+        return self.process.wait(60)
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+
+@pytest.fixture
+def serve_process() -> Iterator[Callable[..., Process]]:
+    """Starts `xtts-serve` processes; those still running at the end of the test are killed."""
+    with ExitStack() as stack:
+
+        def start_one(environment: dict[str, str], *options: str) -> Process:
+            process = Process(environment, *options)
+            stack.callback(process.process.wait)
+            stack.callback(process.process.kill)
+            return process
+
+        yield start_one

@@ -1,0 +1,297 @@
+"""Which model serves: before, while and after releases are published."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import soundfile
+
+from xtts_core.errors import ReleaseError
+from xtts_core.settings import Environment
+from xtts_grpc.client import Encoding, ServiceError
+from xtts_grpc.reload import Checkpoint, read_serving
+from xtts_grpc.serve import choose_serving
+
+TEXT = "Bom dia, tudo bem?"
+
+
+def pitch_hz(audio: bytes) -> float:
+    samples = np.frombuffer(audio, "<i2").astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum)) * 24_000 / len(samples)
+
+
+def loudness(audio: bytes) -> float:
+    return float(np.std(np.frombuffer(audio, "<i2")))
+
+
+def say(running, voice_id="dora"):
+    return running.client.synthesize(TEXT, voice_id=voice_id, encoding=Encoding.PCM16)
+
+
+def test_without_a_release_calls_are_refused_until_there_is_one(start, releases):
+    service = start()
+    service.health.wait_for("NOT_SERVING", "reload")
+    assert service.health.status() == "NOT_SERVING"
+    assert service.health.status("") == "NOT_SERVING"
+    with pytest.raises(ServiceError) as caught:
+        say(service)
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.service_reason == "no_model"
+    waiting = service.client.get_model()
+    assert not waiting.serving
+    assert "There is no release" in waiting.last_error
+    version = releases.publish(1)
+    service.health.wait_for("SERVING")
+    service.health.wait_for("SERVING", "reload")
+    assert service.health.status("") == "SERVING"
+    assert say(service).model_version == version
+    assert service.client.get_model().last_error == ""
+
+
+def test_a_release_published_under_load_fails_no_call(running, releases):
+    second = threading.Event()
+    ended = []
+
+    def keep_calling() -> list[tuple[str, float]]:
+        answers = []
+        while not second.is_set() or len(answers) < 20:
+            speech = say(running)
+            answers.append((speech.model_version, pitch_hz(speech.audio)))
+            if speech.model_version == version[0]:
+                second.set()
+        ended.append(True)
+        return answers
+
+    first = running.client.get_model().model_version
+    version = [""]
+    with ThreadPoolExecutor(4) as callers:
+        calls = [callers.submit(keep_calling) for _ in range(4)]
+        version[0] = releases.publish(2)
+        answers = [answer for call in calls for answer in call.result()]
+    expected = {first: releases.hz(1), version[0]: releases.hz(2)}
+    assert {version for version, _ in answers} == set(expected)
+    for answered, pitch in answers:
+        assert pitch == pytest.approx(expected[answered], abs=2)
+    assert say(running).model_version == version[0]
+    old, new = running.gate.engines
+    assert old.closed
+    assert not new.closed
+
+
+def test_a_call_in_flight_ends_on_the_model_it_began_with(running, releases):
+    running.gate.shut()
+    parts = running.client.stream(TEXT, voice_id="dora", encoding=Encoding.PCM16)
+    start = next(parts)
+    running.gate.wait_for_call()
+    running.gate.open()
+    new = releases.publish(2)
+    assert running.client.reload_model().model_version == new
+    old_engine = running.gate.engines[0]
+    audio = b"".join(part for part in parts if isinstance(part, bytes))
+    assert start.model_version != new
+    assert pitch_hz(audio) == pytest.approx(releases.hz(1), abs=2)
+    assert say(running).model_version == new
+    assert old_engine.closed
+
+
+def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audio_file):
+    voice_id = running.client.clone_voice([audio_file()]).voice_id
+    before = loudness(say(running, voice_id).audio)
+    releases.publish(2)
+    assert running.client.reload_model().changed
+    speech = say(running, voice_id)
+    assert pitch_hz(speech.audio) == pytest.approx(releases.hz(2), abs=2)
+    assert loudness(speech.audio) == pytest.approx(before, rel=0.02)
+    assert loudness(say(running).audio) != pytest.approx(before, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("publish", "reason"),
+    [
+        (lambda r: r.publish_damaged(2), "tone.json: The file's SHA-256 is"),
+        (lambda r: r.publish(2, tone={"silence": True}), "The tone has no frequency"),
+        (lambda r: r.publish(2, tone={"hz": 1.0, "mute": True}), "warm-up sentence is no audio"),
+        (lambda r: r.point(2, "0" * 64, "releases/1"), "manifest's SHA-256"),
+        (lambda r: r.point(2, "0" * 64), "has no manifest"),
+        (lambda r: r.point(2, "0" * 64, "../elsewhere"), "lies outside"),
+        (lambda r: r.point(2, "0" * 64, "/etc"), "lies outside"),
+        (lambda r: r.serving.write_text("{"), "does not name a release"),
+        (lambda r: r.serving.write_text("[]"), "does not name a release"),
+    ],
+    ids=[
+        "damaged",
+        "does not load",
+        "mute",
+        "another manifest",
+        "missing",
+        "above the root",
+        "absolute",
+        "no JSON",
+        "no object",
+    ],
+)
+@pytest.mark.parametrize("policy", ["keep-serving", "free-first"])
+def test_a_broken_release_keeps_the_old_model_and_is_reported(
+    start, releases, publish, reason, policy
+):
+    good = releases.publish(1)
+    service = start(reload={"policy": policy})
+    service.health.wait_for("SERVING")
+    publish(releases)
+    with pytest.raises(ServiceError) as caught:
+        service.client.reload_model()
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.service_reason == "invalid_release"
+    assert reason in caught.value.what
+    model = service.client.get_model()
+    assert (model.serving, model.model_version, model.release) == (True, good, 1)
+    assert reason in model.last_error
+    assert model.last_error_at is not None
+    assert service.health.status("reload") == "NOT_SERVING"
+    assert service.health.status() == "SERVING"
+    assert say(service).model_version == good
+    assert sum(not engine.closed for engine in service.gate.engines) == 1
+    better = releases.publish(3)
+    service.health.wait_for("SERVING", "reload")
+    assert say(service).model_version == better
+
+
+def test_going_back_to_the_release_that_serves_clears_the_error(running, releases):
+    good = releases.serving.read_bytes()
+    releases.serving.write_text("{")
+    running.health.wait_for("NOT_SERVING", "reload")
+    releases.serving.write_bytes(good)
+    running.health.wait_for("SERVING", "reload")
+    assert running.client.get_model().last_error == ""
+    assert len(running.gate.engines) == 1
+
+
+def test_free_first_waits_for_calls_in_flight_before_it_loads(start, releases):
+    releases.publish(1)
+    service = start(reload={"policy": "free-first"})
+    service.health.wait_for("SERVING")
+    service.gate.shut()
+    parts = service.client.stream(TEXT, voice_id="dora", encoding=Encoding.PCM16)
+    next(parts)
+    service.gate.wait_for_call()
+    new = releases.publish(2)
+    service.health.wait_for("NOT_SERVING")
+    assert len(service.gate.engines) == 1
+    service.gate.open()
+    audio = b"".join(part for part in parts if isinstance(part, bytes))
+    service.health.wait_for("SERVING")
+    assert pitch_hz(audio) == pytest.approx(releases.hz(1), abs=2)
+    assert say(service).model_version == new
+    assert service.gate.engines[0].closed
+
+
+def test_reloading_what_serves_already_changes_nothing(running):
+    reloaded = running.client.reload_model()
+    assert (reloaded.changed, reloaded.release) == (False, 1)
+    assert len(running.gate.engines) == 1
+
+
+def test_a_release_without_voices_is_warmed_up_and_serves(start, releases, audio_file):
+    directory = releases.root / "plain"
+    releases.make(directory, {"hz": 500.0})
+    sha256 = strip_voices(directory)
+    releases.point(1, sha256, "plain")
+    service = start()
+    service.health.wait_for("SERVING")
+    assert service.client.get_model().speakers == ()
+    voice_id = service.client.clone_voice([audio_file()]).voice_id
+    assert pitch_hz(say(service, voice_id).audio) == pytest.approx(500, abs=2)
+
+
+def strip_voices(directory) -> str:
+    import shutil
+
+    from xtts_core.model.checkpoint import describe_files, read_manifest, write_manifest
+
+    shutil.rmtree(directory / "voices")
+    manifest = read_manifest(directory)
+    return write_manifest(
+        directory, manifest.model_copy(update={"files": describe_files(directory)})
+    )
+
+
+def test_a_custom_checkpoint_is_served_and_releases_are_not_followed(start, releases, tmp_path):
+    releases.publish(1)
+    custom = tmp_path / "mine"
+    releases.make(custom, {"hz": 900.0})
+    service = start(Checkpoint(custom, "custom-checkpoint"))
+    assert service.health.status() == "SERVING"
+    assert pitch_hz(say(service).audio) == pytest.approx(900, abs=2)
+    model = service.client.get_model()
+    assert (model.source, model.release) == ("custom-checkpoint", 0)
+    with pytest.raises(ServiceError, match="one fixed checkpoint") as caught:
+        service.client.reload_model()
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_missing_custom_checkpoint_falls_back_to_the_base_model_and_says_so(
+    start, releases, tmp_path, caplog
+):
+    environment = Environment.load(
+        {
+            "XTTS_CORPUS_ROOT": str(releases.root),
+            "XTTS_CUSTOM_CHECKPOINT": str(tmp_path / "nowhere"),
+            "XTTS_BASE_MODEL": "tiny",
+        }
+    )
+    releases.make(releases.root / "models" / "tiny", {"hz": 700.0})
+    service = start(choose_serving(environment, strict=False))
+    model = service.client.get_model()
+    assert model.source == "base-model"
+    assert "The custom checkpoint does not exist" in model.fallback_reason
+    assert str(tmp_path / "nowhere") in model.fallback_reason
+    assert pitch_hz(say(service).audio) == pytest.approx(700, abs=2)
+    assert [r.levelname for r in caplog.records if "does not exist" in r.getMessage()] == ["ERROR"]
+
+
+def test_strict_refuses_a_missing_custom_checkpoint(tmp_path):
+    environment = Environment.load({"XTTS_CUSTOM_CHECKPOINT": str(tmp_path / "nowhere")})
+    with pytest.raises(ReleaseError, match="does not exist"):
+        choose_serving(environment, strict=True)
+
+
+def test_the_custom_checkpoint_is_taken_exactly_and_else_serving_json(tmp_path):
+    chosen = Environment.load({"XTTS_CUSTOM_CHECKPOINT": str(tmp_path)})
+    assert choose_serving(chosen, strict=True) == Checkpoint(tmp_path, "custom-checkpoint")
+    followed = Environment.load({"XTTS_CORPUS_ROOT": str(tmp_path)})
+    assert choose_serving(followed, strict=True) == tmp_path / "serving.json"
+
+
+def test_a_release_behind_a_link_out_of_the_root_is_refused(releases, tmp_path):
+    outside = tmp_path / "outside"
+    sha256 = releases.make(outside, {"hz": 1.0})
+    (releases.root / "releases").mkdir(parents=True)
+    (releases.root / "releases" / "1").symlink_to(outside)
+    releases.point(1, sha256)
+    with pytest.raises(ReleaseError, match="lies outside"):
+        read_serving(releases.serving)
+
+
+def test_a_voice_that_is_gone_does_not_keep_a_release_from_serving(
+    running, releases, audio_file, tmp_path
+):
+    voice_id = running.client.clone_voice([audio_file()]).voice_id
+    say(running, voice_id)
+    (tmp_path / "voices" / voice_id / "voice.json").unlink()
+    new = releases.publish(2)
+    assert running.client.reload_model().model_version == new
+    with pytest.raises(ServiceError) as caught:
+        say(running, voice_id)
+    assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_references_of_a_voice_are_mono_wav_files_at_22_050_hz(running, audio_file, tmp_path):
+    voice_id = running.client.clone_voice([audio_file(2.0), audio_file(3.0)]).voice_id
+    files = sorted((tmp_path / "voices" / voice_id).glob("*.wav"))
+    kinds = [(soundfile.info(f).samplerate, soundfile.info(f).channels) for f in files]
+    assert kinds == [(22_050, 1), (22_050, 1)]

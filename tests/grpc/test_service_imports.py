@@ -1,0 +1,30 @@
+"""What importing the service and its client pulls in, in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PIPELINE_ONLY = {"dagster", "pandas", "av", "faster_whisper", "whisper", "peft", "yt_dlp"}
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules that are loaded after a statement."""
+    script = f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(run.stdout)}
+
+
+@pytest.mark.parametrize("module", ["serve", "servicer", "reload", "voices", "say"])
+def test_the_service_needs_nothing_of_the_pipeline(module):
+    loaded = modules_after(f"import xtts_grpc.{module}")
+    assert not loaded & (PIPELINE_ONLY | {"xtts_assets"})
+
+
+@pytest.mark.parametrize("module", ["client", "say"])
+def test_the_client_does_not_load_a_model_library(module):
+    loaded = modules_after(f"import xtts_grpc.{module}")
+    assert not loaded & (PIPELINE_ONLY | {"torch", "TTS", "transformers", "soundfile", "numpy"})

@@ -1,0 +1,323 @@
+"""The calls of the service over a real channel."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import av
+import grpc
+import numpy as np
+import pytest
+import soundfile
+
+from xtts_grpc.client import (
+    Encoding,
+    SamplingOptions,
+    ServiceDownError,
+    ServiceError,
+    StreamEnd,
+    StreamStart,
+    SynthesisClient,
+)
+from xtts_grpc.v1 import synthesis_pb2 as pb
+from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
+
+TEXT = "Bom dia, tudo bem?"
+
+
+def pitch_hz(audio: np.ndarray, rate_hz: int) -> float:
+    """The frequency of the strongest line of the spectrum."""
+    spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
+    return float(np.argmax(spectrum)) * rate_hz / len(audio)
+
+
+def streamed(client: SynthesisClient, **options):
+    parts = list(client.stream(TEXT, voice_id="dora", seed=7, **options))
+    assert isinstance(parts[0], StreamStart)
+    assert isinstance(parts[-1], StreamEnd)
+    assert all(isinstance(part, bytes) and part for part in parts[1:-1])
+    return parts[0], b"".join(parts[1:-1]), parts[-1]
+
+
+def refusal(call, *arguments, **options) -> ServiceError:
+    with pytest.raises(ServiceError) as caught:
+        call(*arguments, **options)
+    return caught.value
+
+
+def test_a_text_is_spoken_as_a_wav_file(running):
+    speech = running.client.synthesize(TEXT, voice_id="dora", seed=7)
+    audio, rate_hz = soundfile.read(io.BytesIO(speech.audio))
+    assert (rate_hz, speech.sample_rate_hz, speech.encoding) == (24_000, 24_000, Encoding.WAV)
+    assert len(audio) == len(TEXT) * 1_000
+    assert speech.duration_s == pytest.approx(len(audio) / 24_000)
+    assert pitch_hz(audio, rate_hz) == pytest.approx(running.releases.hz(1), abs=2)
+    assert speech.seed == 7
+    assert speech.model_version == running.client.get_model().model_version
+    assert speech.real_time_factor > 0
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 24_000, 44_100, 48_000])
+@pytest.mark.parametrize("encoding", [Encoding.PCM16, Encoding.WAV, Encoding.FLAC])
+def test_a_stream_joined_is_the_whole_utterance(running, encoding, rate_hz):
+    whole = running.client.synthesize(
+        TEXT, voice_id="dora", seed=7, encoding=encoding, sample_rate_hz=rate_hz
+    )
+    start, joined, end = streamed(running.client, encoding=encoding, sample_rate_hz=rate_hz)
+    assert (start.encoding, start.sample_rate_hz, start.seed) == (encoding, rate_hz, 7)
+    assert start.model_version == whole.model_version
+    assert end.duration_s == pytest.approx(whole.duration_s)
+    np.testing.assert_array_equal(decoded(joined, encoding), decoded(whole.audio, encoding))
+
+
+def decoded(data: bytes, encoding: Encoding) -> np.ndarray:
+    if encoding is Encoding.PCM16:
+        return np.frombuffer(data, "<i2")
+    # libsndfile itself does not read a FLAC of unknown length; FFmpeg does.
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+    return np.concatenate(frames)
+
+
+def test_a_stream_comes_in_pieces_while_it_is_spoken(running):
+    running.gate.shut()
+    parts = running.client.stream(TEXT, voice_id="dora")
+    assert isinstance(next(parts), StreamStart)
+    first = next(parts)
+    running.gate.wait_for_call()
+    running.gate.open()
+    rest = list(parts)
+    assert len(first) > 0
+    assert len(rest) >= 4
+
+
+def test_opus_carries_the_tone_in_whole_and_in_stream(running):
+    whole = running.client.synthesize(TEXT, voice_id="dora", encoding=Encoding.OGG_OPUS)
+    _, joined, _ = streamed(running.client, encoding=Encoding.OGG_OPUS)
+    for data in (whole.audio, joined):
+        audio, rate_hz = soundfile.read(io.BytesIO(data))
+        assert len(audio) == pytest.approx(len(TEXT) * 1_000, abs=rate_hz * 0.05)
+        assert pitch_hz(audio, rate_hz) == pytest.approx(300, abs=5)
+
+
+def test_the_same_seed_gives_the_same_audio_and_a_missing_one_is_told(running):
+    drawn = running.client.synthesize(TEXT, voice_id="dora")
+    again = running.client.synthesize(TEXT, voice_id="dora", seed=drawn.seed)
+    other = running.client.synthesize(TEXT, voice_id="dora", seed=drawn.seed ^ 1)
+    assert again.audio == drawn.audio
+    assert other.audio != drawn.audio
+
+
+def test_speed_and_sampling_reach_the_engine(running):
+    fast = running.client.synthesize(TEXT, voice_id="dora", speed=2.0)
+    slow = running.client.synthesize(
+        TEXT,
+        voice_id="dora",
+        speed=0.5,
+        sampling=SamplingOptions(
+            temperature=0.1, top_k=1, top_p=0.5, repetition_penalty=2.0, max_audio_tokens=100
+        ),
+    )
+    assert slow.duration_s == pytest.approx(4 * fast.duration_s)
+
+
+@pytest.mark.parametrize("language", ["pt", "pt-BR", "PT_br", "en-US", "zh", "zh-CN"])
+def test_language_tags_find_the_models_language(running, language):
+    assert running.client.synthesize(TEXT, voice_id="dora", language=language).duration_s > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"text": ""}, "utterance.text"),
+        ({"text": " \n…!?"}, "utterance.text"),
+        ({"text": "a" * 2_001}, "utterance.text"),
+        ({"language": ""}, "utterance.language"),
+        ({"language": "tlh"}, "utterance.language"),
+        ({"speed": 0.0}, "utterance.speed"),
+        ({"speed": 2.01}, "utterance.speed"),
+        ({"speed": float("nan")}, "utterance.speed"),
+        ({"sampling": SamplingOptions(temperature=0.0)}, "utterance.sampling.temperature"),
+        ({"sampling": SamplingOptions(temperature=float("inf"))}, "utterance.sampling.temperature"),
+        ({"sampling": SamplingOptions(top_k=0)}, "utterance.sampling.top_k"),
+        ({"sampling": SamplingOptions(top_p=1.5)}, "utterance.sampling.top_p"),
+        (
+            {"sampling": SamplingOptions(repetition_penalty=0.5)},
+            "utterance.sampling.repetition_penalty",
+        ),
+        ({"sampling": SamplingOptions(max_audio_tokens=0)}, "utterance.sampling.max_audio_tokens"),
+        ({"sample_rate_hz": 7_999}, "format.sample_rate_hz"),
+        ({"sample_rate_hz": 192_000}, "format.sample_rate_hz"),
+        ({"sample_rate_hz": 22_050, "encoding": Encoding.OGG_OPUS}, "format.sample_rate_hz"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(running, options, field):
+    arguments = {"text": TEXT, "voice_id": "dora", **options}
+    for call in (running.client.synthesize, lambda **a: list(running.client.stream(**a))):
+        error = refusal(call, **arguments)
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.service_reason == "invalid_request"
+        assert f"{field}: " in error.what
+
+
+def test_an_encoding_that_no_version_knows_is_refused(running):
+    with grpc.insecure_channel(running.address) as channel:
+        request = pb.SynthesizeRequest(
+            utterance=pb.Utterance(text=TEXT, language="pt"),
+            voice_id="dora",
+            format={"encoding": 9},
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            pb_grpc.SynthesisServiceStub(channel).Synthesize(request, timeout=30)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "AUDIO_ENCODING_FLAC" in caught.value.details()
+
+
+@pytest.mark.parametrize("voice_id", ["", "nobody", "voice-0123456789abcdef", "../dora"])
+def test_an_unknown_voice_is_not_found(running, voice_id):
+    error = refusal(running.client.synthesize, TEXT, voice_id=voice_id)
+    assert error.code is grpc.StatusCode.NOT_FOUND
+    assert error.service_reason == "voice_not_found"
+
+
+def test_a_cloned_voice_speaks_at_once_and_later(running, audio_file):
+    cloned = running.client.clone_voice(
+        [audio_file(4.0)], label="Alex", consent="read by himself", text=TEXT, seed=1
+    )
+    assert cloned.reference_s == pytest.approx(4.0)
+    assert cloned.speech is not None
+    later = running.client.synthesize(TEXT, voice_id=cloned.voice_id, seed=1)
+    assert later.audio == cloned.speech.audio
+    silent = running.client.clone_voice([audio_file(4.0)])
+    assert (silent.voice_id, silent.speech) == (cloned.voice_id, None)
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype", "rate_hz"),
+    [("FLAC", "PCM_16", 44_100), ("OGG", "VORBIS", 22_050), ("MP3", "MPEG_LAYER_III", 44_100)],
+)
+def test_reference_audio_may_come_in_common_formats(running, audio_file, form, subtype, rate_hz):
+    stereo = np.random.default_rng(0).normal(0, 0.1, (5 * rate_hz, 2))
+    data = audio_file(samples=stereo, rate_hz=rate_hz, form=form, subtype=subtype)
+    assert running.client.clone_voice([data]).reference_s == pytest.approx(5.0, abs=0.1)
+
+
+def test_reference_audio_that_cannot_be_used_is_refused_with_the_reason(running, audio_file):
+    nan = np.full(5 * 22_050, np.nan, np.float32)
+    cases = {
+        "cannot be read as audio": [b"RIFF of nothing"],
+        "is silent": [audio_file(samples=np.zeros(5 * 22_050))],
+        "no numbers": [audio_file(samples=nan, subtype="FLOAT")],
+        "2.00 s long": [audio_file(2.0)],
+        "longer than 30 s": [audio_file(8.0)] * 4,
+        "0 reference files": [],
+        "11 reference files": [audio_file(1.0)] * 11,
+        "4000 Hz is out of range": [audio_file(samples=np.ones(20_000) * 0.1, rate_hz=4_000)],
+        "9 channels": [audio_file(samples=np.full((5 * 22_050, 9), 0.1))],
+        "references[1]": [audio_file(4.0), b""],
+    }
+    for reason, files in cases.items():
+        error = refusal(running.client.clone_voice, files)
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert reason in error.what
+    assert refusal(running.client.clone_voice, [audio_file()], label="x" * 201).code is (
+        grpc.StatusCode.INVALID_ARGUMENT
+    )
+
+
+def test_a_voice_is_not_kept_when_its_text_cannot_be_spoken(running, audio_file, tmp_path):
+    refusal(running.client.clone_voice, [audio_file()], text="")
+    assert not (tmp_path / "voices").exists()
+
+
+def test_a_request_that_is_too_large_is_refused(start, releases, audio_file):
+    releases.publish(1)
+    service = start(server={"max_message_bytes": 100_000})
+    service.health.wait_for("SERVING")
+    error = refusal(service.client.clone_voice, [audio_file(6.0)])
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_one_call_more_than_the_service_takes_is_refused_and_later_taken(start, releases):
+    releases.publish(1)
+    service = start(server={"max_concurrent_calls": 2})
+    service.health.wait_for("SERVING")
+    service.gate.shut()
+    with ThreadPoolExecutor(2) as callers:
+        calls = [callers.submit(service.client.synthesize, TEXT, voice_id="dora") for _ in range(2)]
+        service.gate.wait_for_call()
+        service.gate.wait_for_call()
+        error = refusal(service.client.synthesize, TEXT, voice_id="dora")
+        assert service.client.get_model().serving
+        service.gate.open()
+        assert all(call.result().duration_s > 0 for call in calls)
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.service_reason == "overloaded"
+    assert service.client.synthesize(TEXT, voice_id="dora").duration_s > 0
+
+
+def test_a_caller_that_goes_away_frees_its_place(start, releases):
+    releases.publish(1)
+    service = start(server={"max_concurrent_calls": 1})
+    service.health.wait_for("SERVING")
+    service.gate.shut()
+    parts = service.client.stream(TEXT, voice_id="dora")
+    next(parts)
+    service.gate.wait_for_call()
+    parts.close()
+    service.gate.open()
+    while reason := reason_of_refusal(service.client.synthesize, TEXT, voice_id="dora"):
+        assert reason == "overloaded"
+
+
+def reason_of_refusal(call, *arguments, **options) -> str:
+    try:
+        call(*arguments, **options)
+    except ServiceError as error:
+        return error.service_reason
+    return ""
+
+
+def test_a_deadline_that_passes_ends_the_call(running):
+    running.gate.shut()
+    with SynthesisClient(running.address, timeout_s=0.2) as hasty:
+        error = refusal(hasty.synthesize, TEXT, voice_id="dora")
+    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_failure_inside_the_engine_is_internal_and_tells_no_more(running, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(running.gate.engines[0], "stream", fail)
+    error = refusal(running.client.synthesize, TEXT, voice_id="dora")
+    assert (error.code, error.service_reason) == (grpc.StatusCode.INTERNAL, "internal")
+    assert "secret" not in error.what
+
+
+@pytest.mark.parametrize(
+    "audio", [np.zeros(0, np.float32), np.full(24_000, np.nan, np.float32)], ids=["none", "nan"]
+)
+def test_audio_that_is_none_is_an_error_and_no_file(running, monkeypatch, audio):
+    monkeypatch.setattr(running.gate.engines[0], "stream", lambda *_: iter([audio]))
+    for call in (running.client.synthesize, lambda *a, **o: list(running.client.stream(*a, **o))):
+        error = refusal(call, TEXT, voice_id="dora")
+        assert (error.code, error.service_reason) == (grpc.StatusCode.INTERNAL, "invalid_model")
+
+
+def test_get_model_describes_what_serves(running):
+    model = running.client.get_model()
+    assert model.serving
+    assert model.release == 1
+    assert model.source == "release"
+    assert model.languages == ("pt", "en", "zh-cn")
+    assert model.speakers == ("dora",)
+    assert model.native_sample_rate_hz == 24_000
+    assert model.loaded_at is not None
+    assert (model.fallback_reason, model.last_error, model.last_error_at) == ("", "", None)
+
+
+def test_a_service_that_is_not_there_is_told_apart_from_one_that_refuses():
+    with SynthesisClient("127.0.0.1:1", timeout_s=5) as client, pytest.raises(ServiceDownError):
+        client.get_model()

@@ -1,0 +1,1 @@
+"""The synthesis service, its client, and the programs `xtts-serve` and `xtts-say`."""

@@ -1,0 +1,413 @@
+"""Which model serves: loading one aside, swapping it in, and following `serving.json`.
+
+`ModelStore` holds the model that serves and replaces it without dropping a call: a call leases
+the model it started with, and a model that was replaced is closed when its last lease ends.
+`ReleaseFollower` keeps the store at the release that `serving.json` names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from xtts_core.errors import NotReadyError, ReleaseError, XttsError
+from xtts_core.model.checkpoint import MANIFEST_FILE, verify
+from xtts_core.model.engine import Engine, read_reference
+from xtts_core.settings import SAMPLE_RATE_HZ, EngineSettings, ReloadSettings
+from xtts_core.store import read_json, sha256_file
+from xtts_grpc.validation import default_sampling
+
+if TYPE_CHECKING:
+    from xtts_core.model.engine import Latents
+    from xtts_grpc.voices import VoiceStore
+
+Source = Literal["release", "custom-checkpoint", "base-model"]
+LoadEngine = Callable[[Path, EngineSettings], Engine]
+
+_MAX_RETRY_S = 300.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory to serve.
+
+    `manifest_sha256` is what its manifest.json must hash to (None: any manifest will do);
+    `release` is 0 where it is no release.
+    """
+
+    directory: Path
+    source: Source
+    release: int = 0
+    manifest_sha256: str | None = None
+    fallback_reason: str = ""
+
+
+class Model:
+    """A loaded checkpoint with the latents of its voices. Made by `ModelStore`."""
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, voices: VoiceStore) -> None:
+        self.checkpoint = checkpoint
+        self.engine = engine
+        self.version = engine.version
+        self.languages = engine.languages
+        self.speakers = engine.voices()
+        self.loaded_at = datetime.now(UTC)
+        self._voices = voices
+        self._latents: dict[str, Latents] = {}
+
+    def latents(self, voice_id: str) -> Latents:
+        """The conditioning latents of a speaker of the checkpoint or of a cloned voice.
+
+        They are computed once: they belong to this checkpoint alone, whose conditioning encoder
+        may differ from every other one's.
+
+        Raises:
+            VoiceNotFoundError: there is no such voice.
+        """
+        known = self._latents.get(voice_id)
+        if known is None:
+            references = self.speakers.get(voice_id) or self._voices.get(voice_id).references
+            known = self.engine.latents([read_reference(path) for path in references])
+            self._latents[voice_id] = known
+        return known
+
+    def voices_in_use(self) -> list[str]:
+        """The voices that calls have asked for."""
+        return list(self._latents)
+
+
+@dataclass
+class _Slot:
+    """A model, the calls that lease it, and whether it has been replaced."""
+
+    model: Model
+    leases: int = 0
+    retired: bool = False
+    freed: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the newest checkpoint does not serve, and when that was found."""
+
+    message: str
+    at: datetime
+
+
+class ModelStore:
+    """The model that serves.
+
+    Args:
+        on_change: told after every change whether a model serves, and whether the newest
+            checkpoint could not be served.
+        load_engine: verifies every file of a checkpoint directory and loads its engine.
+    """
+
+    def __init__(
+        self,
+        engine_settings: EngineSettings,
+        reload_settings: ReloadSettings,
+        voices: VoiceStore,
+        *,
+        on_change: Callable[[bool, bool], None],
+        load_engine: LoadEngine = Engine.load,
+    ) -> None:
+        self._engine_settings = engine_settings
+        self._settings = reload_settings
+        self._voices = voices
+        self._on_change = on_change
+        self._load_engine = load_engine
+        self._lock = threading.Lock()
+        self._installing = threading.Lock()
+        self._slot: _Slot | None = None
+        self._failure: Failure | None = None
+
+    @property
+    def failure(self) -> Failure | None:
+        """What keeps the newest checkpoint from serving; None where it serves."""
+        return self._failure
+
+    @property
+    def serving(self) -> Model | None:
+        """The model that new calls get, to look at; a call that uses it takes a lease."""
+        slot = self._slot
+        return slot.model if slot else None
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Model]:
+        """The model that serves, kept alive until the block ends.
+
+        Raises:
+            NotReadyError: no model serves.
+        """
+        with self._lock:
+            slot = self._slot
+            if slot is None:
+                raise NotReadyError(
+                    "No model serves yet", remedy="Publish a release; GetModel tells what is wrong"
+                )
+            slot.leases += 1
+        try:
+            yield slot.model
+        finally:
+            with self._lock:
+                slot.leases -= 1
+                unused = slot.retired and slot.leases == 0
+            if unused:
+                _free(slot)
+
+    def install(self, checkpoint: Checkpoint) -> Model:
+        """Load a checkpoint aside, make it speak, and let it serve.
+
+        Raises:
+            ReleaseError: it cannot serve; the model that served before still does.
+        """
+        with self._installing:
+            try:
+                model = self._replace(checkpoint)
+            except Exception as error:
+                self.report(_unservable(checkpoint, error))
+                raise _unservable(checkpoint, error) from error
+            self._failure = None
+            self._on_change(True, False)
+            log.info(
+                "model %s serves (%s %s)", model.version, checkpoint.source, checkpoint.directory
+            )
+            return model
+
+    def report(self, error: XttsError) -> None:
+        """Keep and log a reason why the newest checkpoint does not serve."""
+        message = str(error)
+        if self._failure is None or self._failure.message != message:
+            log.error("no new model: %s", message, exc_info=error.__cause__)
+        self._failure = Failure(message, datetime.now(UTC))
+        self._on_change(self._slot is not None, True)
+
+    def settle(self) -> None:
+        """Forget an earlier failure: the newest checkpoint is the one that serves."""
+        if self._failure is not None:
+            self._failure = None
+            self._on_change(self._slot is not None, False)
+
+    def close(self) -> None:
+        """Stop serving, and free the model once no call uses it."""
+        with self._installing:
+            self._swap(None)
+
+    def _replace(self, checkpoint: Checkpoint) -> Model:
+        _check_manifest(checkpoint)
+        before = self.serving
+        if before is None or self._settings.policy == "keep-serving":
+            model = self._bring_up(checkpoint, before)
+            self._swap(model)
+            return model
+        verify(checkpoint.directory)
+        retired = self._swap(None)
+        self._on_change(False, self._failure is not None)
+        if retired is not None:
+            retired.freed.wait()
+        try:
+            model = self._bring_up(checkpoint, before)
+        except Exception:
+            self._swap(self._bring_up(before.checkpoint, before))
+            raise
+        self._swap(model)
+        return model
+
+    def _bring_up(self, checkpoint: Checkpoint, before: Model | None) -> Model:
+        """A model that has spoken, with the latents of the voices that are in use."""
+        engine = self._load_engine(checkpoint.directory, self._engine_settings)
+        try:
+            model = Model(checkpoint, engine, self._voices)
+            for voice_id in model.speakers:
+                model.latents(voice_id)
+            for voice_id in before.voices_in_use() if before else ():
+                _carry_over(model, voice_id)
+            self._warm_up(model)
+        except BaseException:
+            engine.close()
+            raise
+        return model
+
+    def _warm_up(self, model: Model) -> None:
+        speaker = next(iter(model.speakers), None)
+        latents = model.latents(speaker) if speaker else model.engine.latents([_room_tone()])
+        audio = model.engine.synthesize(
+            self._settings.warmup_text,
+            self._settings.warmup_language,
+            latents,
+            default_sampling(self._engine_settings, seed=0),
+        )
+        if len(audio) == 0 or not np.isfinite(audio).all():
+            raise ReleaseError("The model's warm-up sentence is no audio")
+
+    def _swap(self, model: Model | None) -> _Slot | None:
+        """Let `model` serve; the slot that served before, if any."""
+        with self._lock:
+            retired = self._slot
+            self._slot = _Slot(model) if model else None
+            unused = retired is not None and retired.leases == 0
+            if retired is not None:
+                retired.retired = True
+        if retired is not None and unused:
+            _free(retired)
+        return retired
+
+
+class ReleaseFollower:
+    """Keeps a store at the release that `serving.json` names.
+
+    A release that cannot be served is tried again ever more rarely (its files may still be on
+    their way), and at once when serving.json changes or `check(now=True)` asks for it.
+    """
+
+    def __init__(self, store: ModelStore, serving: Path, poll_s: float) -> None:
+        self._store = store
+        self._serving = serving
+        self._poll_s = poll_s
+        self._checking = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="reload", daemon=True)
+        self._refused: Checkpoint | None = None
+        self._refusals = 0
+        self._retry_at = 0.0
+
+    def start(self) -> None:
+        """Look for a release now and every `poll_s` seconds from now on, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop looking, once a load that is under way has ended."""
+        self._stopped.set()
+        self._thread.join()
+
+    def check(self, *, now: bool = False) -> bool:
+        """Serve the release that serving.json names; whether that changed the model.
+
+        Raises:
+            ReleaseError: it cannot be served, or there is none.
+        """
+        with self._checking:
+            try:
+                checkpoint = read_serving(self._serving)
+            except XttsError as error:
+                self._store.report(error)
+                raise
+            serving = self._store.serving
+            if serving is not None and serving.checkpoint == checkpoint:
+                self._store.settle()
+                return False
+            if checkpoint == self._refused and not now and monotonic() < self._retry_at:
+                return False
+            self._install(checkpoint)
+            return True
+
+    def _install(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._store.install(checkpoint)
+        except XttsError:
+            self._refusals = self._refusals + 1 if checkpoint == self._refused else 1
+            self._refused = checkpoint
+            self._retry_at = monotonic() + min(self._poll_s * 2**self._refusals, _MAX_RETRY_S)
+            raise
+        self._refused = None
+
+    def _poll(self) -> None:
+        while True:
+            # The store has kept and logged the reason for whoever asks.
+            with contextlib.suppress(XttsError):
+                self.check()
+            if self._stopped.wait(self._poll_s):
+                return
+
+
+def read_serving(path: Path) -> Checkpoint:
+    """The release that a serving.json names.
+
+    Raises:
+        ReleaseError: there is no serving.json, it is damaged, or its path leads out of its folder.
+    """
+    try:
+        pointer = read_json(path)
+        release, relative = int(pointer["release"]), str(pointer["path"])
+        manifest_sha256 = str(pointer["manifest_sha256"])
+    except FileNotFoundError:
+        raise ReleaseError(
+            "There is no release",
+            where=str(path),
+            remedy="Train a checkpoint and publish it (xtts train)",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(
+            f"The file does not name a release ({error!r})",
+            where=str(path),
+            remedy="Publish a release again",
+        ) from error
+    root = path.parent.resolve()
+    directory = (root / relative).resolve()
+    if not directory.is_relative_to(root) or directory == root:
+        raise ReleaseError(
+            f"The release {relative!r} lies outside {root}",
+            where=str(path),
+            remedy="Publish a release below the folder of serving.json",
+        )
+    return Checkpoint(directory, "release", release, manifest_sha256)
+
+
+def _check_manifest(checkpoint: Checkpoint) -> None:
+    """The manifest is the one that serving.json names; it in turn names every file's hash."""
+    if checkpoint.manifest_sha256 is None:
+        return
+    manifest = checkpoint.directory / MANIFEST_FILE
+    if not manifest.is_file():
+        raise ReleaseError("The release has no manifest", where=str(manifest))
+    if sha256_file(manifest) != checkpoint.manifest_sha256:
+        raise ReleaseError(
+            "The manifest's SHA-256 is not the one that serving.json names",
+            where=str(manifest),
+            remedy="Publish the release again",
+        )
+
+
+def _carry_over(model: Model, voice_id: str) -> None:
+    """Compute the latents of a voice that was in use under another model.
+
+    A voice that is gone from disk, or a speaker that this checkpoint lacks, is no reason to
+    refuse the checkpoint: whoever asks for it is told.
+    """
+    try:
+        model.latents(voice_id)
+    except XttsError as error:
+        log.warning("voice %s cannot be used with %s: %s", voice_id, model.version, error)
+
+
+def _unservable(checkpoint: Checkpoint, error: Exception) -> ReleaseError:
+    wrapped = ReleaseError(
+        f"The {checkpoint.source} cannot be served: {str(error) or repr(error)}",
+        where=str(checkpoint.directory),
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _free(slot: _Slot) -> None:
+    slot.model.engine.close()
+    log.info("model %s is freed", slot.model.version)
+    slot.freed.set()
+
+
+def _room_tone() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """3 s of faint noise: what a checkpoint without voices is warmed up with."""
+    noise = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE_HZ)
+    return (0.01 * noise).astype(np.float32)

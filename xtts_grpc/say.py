@@ -1,0 +1,154 @@
+"""`xtts-say`: have the synthesis service speak a text into a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xtts_core.errors import RequestError, XttsError
+from xtts_core.settings import Environment
+from xtts_grpc.client import StreamEnd, StreamStart, SynthesisClient
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "OPUS"),
+    ".opus": ("OGG", "OPUS"),
+}
+_BYTES_PER_SAMPLE = 2
+
+
+def say(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file to write: .wav, .flac, .ogg or .opus.")
+    ],
+    voice: Annotated[
+        str | None, typer.Option(help="A cloned voice's id, or a speaker of the model.")
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="Clone the voice of this recording, 3 to 30 s; may be given again."),
+    ] = None,
+    language: Annotated[str, typer.Option(help="A language tag, such as pt-BR.")] = "pt-BR",
+    speed: Annotated[float, typer.Option(help="A factor on the speaking rate, 0.5 to 2.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Repeats a take.")] = None,
+    sample_rate: Annotated[int, typer.Option(help="Hertz, 8000 to 48000.")] = 24_000,
+    address: Annotated[
+        str | None, typer.Option(help="host:port of the service. [default: XTTS_GRPC_ADDRESS]")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which to give up.")] = 300.0,
+) -> None:
+    """Speak TEXT in a voice and write the audio to a file."""
+    try:
+        if out.suffix.lower() not in _FORMATS:
+            raise RequestError(
+                f"The file type {out.suffix!r} is not known",
+                where=str(out),
+                remedy=f"Name a file that ends in {', '.join(_FORMATS)}",
+            )
+        if (voice is None) == (not reference):
+            raise RequestError(
+                "Which voice is to speak",
+                where="--voice",
+                remedy="Give either --voice or --reference",
+            )
+        where = address or Environment.load().grpc_address
+        with SynthesisClient(where, timeout_s=timeout) as client:
+            voice_id = voice or _clone(client, reference or [])
+            _say(client, text, out, voice_id, language, speed, seed, sample_rate)
+    except XttsError as error:
+        print(f"xtts-say: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+def main() -> None:
+    """The program `xtts-say`."""
+    typer.run(say)
+
+
+def _clone(client: SynthesisClient, references: list[Path]) -> str:
+    try:
+        recordings = [path.read_bytes() for path in references]
+    except OSError as error:
+        raise RequestError(
+            f"The recording cannot be read ({error.strerror})", where=str(error.filename)
+        ) from error
+    voice = client.clone_voice(recordings, label=references[0].stem)
+    print(f"voice {voice.voice_id} ({voice.reference_s:.1f} s of reference)")
+    return voice.voice_id
+
+
+def _say(
+    client: SynthesisClient,
+    text: str,
+    out: Path,
+    voice_id: str,
+    language: str,
+    speed: float,
+    seed: int | None,
+    sample_rate_hz: int,
+) -> None:
+    audio = bytearray()
+    parts = client.stream(
+        text,
+        voice_id=voice_id,
+        language=language,
+        speed=speed,
+        seed=seed,
+        sample_rate_hz=sample_rate_hz,
+    )
+    with _progress() as progress:
+        bar = progress.add_task("speaking", total=None, said="0.0 s")
+        for part in parts:
+            if isinstance(part, StreamStart):
+                start = part
+            elif isinstance(part, StreamEnd):
+                end = part
+            else:
+                audio += part
+                said_s = len(audio) / _BYTES_PER_SAMPLE / sample_rate_hz
+                progress.update(bar, said=f"{said_s:.1f} s")
+    _write(out, bytes(audio), sample_rate_hz)
+    print(
+        f"{out}: {end.duration_s:.2f} s, model {start.model_version}, seed {start.seed}, "
+        f"{end.real_time_factor:.2f} s of work for each second"
+    )
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description} {task.fields[said]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _write(out: Path, audio: bytes, sample_rate_hz: int) -> None:
+    import numpy as np
+    import soundfile
+
+    from xtts_core.store import atomic_file
+
+    container, subtype = _FORMATS[out.suffix.lower()]
+    samples = np.frombuffer(audio, "<i2")
+    try:
+        with atomic_file(out) as aside:
+            soundfile.write(aside, samples, sample_rate_hz, format=container, subtype=subtype)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise RequestError(f"The file cannot be written ({error})", where=str(out)) from error
+
+
+if __name__ == "__main__":
+    main()

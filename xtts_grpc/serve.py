@@ -1,0 +1,268 @@
+"""`xtts-serve`: the synthesis service.
+
+Health (grpc.health.v1) has three names: "" and `xtts.v1.SynthesisService` are SERVING while a
+model serves; `reload` is NOT_SERVING while the newest checkpoint could not be loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import grpc
+import typer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from xtts_core.errors import SettingsError, XttsError
+from xtts_core.settings import Environment
+
+if TYPE_CHECKING:
+    from xtts_core.settings import ServiceSettings
+    from xtts_grpc.reload import Checkpoint, LoadEngine
+
+RELOAD_HEALTH = "reload"
+
+_SPARE_THREADS = 8
+"""Threads for calls that are refused, and for health, reflection, GetModel and ReloadModel."""
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """A running synthesis service.
+
+    Args:
+        settings: `config/service.yaml`.
+        address: `host:port`; port 0 takes a free one.
+        voices_dir: where cloned voices are kept.
+        serving: the serving.json to follow, or the one fixed checkpoint to serve.
+        load_engine: what loads an engine from a checkpoint directory (None: `Engine.load`).
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        address: str,
+        voices_dir: Path,
+        serving: Path | Checkpoint,
+        *,
+        load_engine: LoadEngine | None = None,
+    ) -> None:
+        from xtts_core.model.engine import Engine
+        from xtts_grpc.reload import ModelStore, ReleaseFollower
+        from xtts_grpc.servicer import SERVICE_NAME, SynthesisServicer
+        from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
+        from xtts_grpc.voices import VoiceStore
+
+        self._settings = settings
+        self._serving = serving
+        self._names = ("", SERVICE_NAME)
+        self._health = health.HealthServicer()
+        self._report_health(serving=False, refused=False)
+        voices = VoiceStore(voices_dir, settings.voices, settings.limits.max_voices)
+        self._store = ModelStore(
+            settings.engine,
+            settings.reload,
+            voices,
+            on_change=lambda serving, refused: self._report_health(
+                serving=serving, refused=refused
+            ),
+            load_engine=load_engine or Engine.load,
+        )
+        self._follower = (
+            ReleaseFollower(self._store, serving, settings.reload.poll_s)
+            if isinstance(serving, Path)
+            else None
+        )
+        self._server = grpc.server(
+            ThreadPoolExecutor(
+                settings.server.max_concurrent_calls + _SPARE_THREADS, thread_name_prefix="call"
+            ),
+            options=[
+                ("grpc.max_receive_message_length", settings.server.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # Else a second service could take half of this one's calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        cast(Any, pb_grpc).add_SynthesisServiceServicer_to_server(
+            SynthesisServicer(self._store, voices, settings, self._follower), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        self.address = self._listen(address)
+
+    def start(self) -> None:
+        """Answer calls, and bring up the model.
+
+        With a serving.json to follow the model comes up in the background.
+
+        Raises:
+            ReleaseError: the one fixed checkpoint cannot be served.
+        """
+        self._server.start()
+        log.info("listening on %s", self.address)
+        if self._follower is not None:
+            self._follower.start()
+        elif not isinstance(self._serving, Path):
+            self._store.install(self._serving)
+
+    def stop(self) -> None:
+        """Refuse new calls, let those in flight end within `server.drain_s`, free the model."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._settings.server.drain_s).wait()
+        if self._follower is not None:
+            self._follower.stop()
+        self._store.close()
+
+    def _listen(self, address: str) -> str:
+        host, _, _ = address.rpartition(":")
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise SettingsError(
+                f"The address {address} cannot be listened on",
+                where="XTTS_GRPC_ADDRESS",
+                remedy="End the program that has it, or take another address",
+            ) from error
+        return f"{host}:{port}"
+
+    def _report_health(self, *, serving: bool, refused: bool) -> None:
+        for name in self._names:
+            self._health.set(name, _health(serving))
+        self._health.set(RELOAD_HEALTH, _health(not refused))
+
+
+def choose_serving(environment: Environment, *, strict: bool) -> Path | Checkpoint:
+    """The serving.json to follow, or the one checkpoint that `XTTS_CUSTOM_CHECKPOINT` asks for.
+
+    Where that directory does not exist the base model takes its place, unless `strict`.
+
+    Raises:
+        ReleaseError: the directory does not exist, and `strict`.
+    """
+    from xtts_core.errors import ReleaseError
+    from xtts_core.store import CorpusStore
+    from xtts_grpc.reload import Checkpoint
+
+    custom = environment.custom_checkpoint
+    if custom is None:
+        return environment.serving_uri
+    if custom.is_dir():
+        return Checkpoint(custom, "custom-checkpoint")
+    missing = ReleaseError(
+        "The custom checkpoint does not exist",
+        where=str(custom),
+        remedy="Set XTTS_CUSTOM_CHECKPOINT to a checkpoint directory, or unset it",
+    )
+    if strict:
+        raise missing
+    log.error("%s. The base model serves in its place", missing)
+    base = environment.training().base_model.name
+    directory = CorpusStore(environment.corpus_root).base_model(base)
+    return Checkpoint(directory, "base-model", fallback_reason=str(missing))
+
+
+def serve(
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port to listen on; port 0 takes a free one. [default: XTTS_GRPC_ADDRESS]"
+        ),
+    ] = None,
+    config_dir: Annotated[
+        Path | None,
+        typer.Option(help="The folder of service.yaml. [default: XTTS_CONFIG_DIR]"),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse to start where XTTS_CUSTOM_CHECKPOINT does not exist, instead of "
+            "serving the base model.",
+        ),
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve the release that serving.json names (XTTS_SERVING_URI), and every later one.
+
+    Until there is one, calls are refused with FAILED_PRECONDITION and health says NOT_SERVING.
+    SIGTERM or Ctrl-C lets the calls in flight end (server.drain_s) and stops.
+    """
+    logging.basicConfig(
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        _run(_environment(config_dir), address, strict=strict)
+    except XttsError as error:
+        log.error("%s", error)
+        raise typer.Exit(1) from error
+
+
+def main() -> None:
+    """The program `xtts-serve`."""
+    typer.run(serve)
+
+
+def _run(environment: Environment, address: str | None, *, strict: bool) -> None:
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    _refuse_unsupported(environment)
+    service = Service(
+        environment.service(),
+        address or environment.grpc_address,
+        environment.voices_dir,
+        choose_serving(environment, strict=strict),
+    )
+    try:
+        service.start()
+        stopping.wait()
+        log.info("stopping")
+    finally:
+        service.stop()
+    log.info("stopped")
+
+
+def _environment(config_dir: Path | None) -> Environment:
+    environment = Environment.load()
+    return replace(environment, config_dir=config_dir) if config_dir else environment
+
+
+def _refuse_unsupported(environment: Environment) -> None:
+    """Whoever asks for protection that this service does not give is told, not left open."""
+    asked = {
+        "XTTS_TLS_CERT": environment.tls_cert,
+        "XTTS_TLS_KEY": environment.tls_key,
+        "XTTS_TLS_CLIENT_CA": environment.tls_client_ca,
+        "XTTS_TOKEN_FILE": environment.token_file,
+        "XTTS_METRICS_ADDRESS": environment.metrics_address,
+    }
+    for name, value in asked.items():
+        if value is not None:
+            raise SettingsError(
+                "The service has no TLS, tokens or metrics",
+                where=name,
+                remedy="Unset it, and put a proxy in front of the service where they are needed",
+            )
+
+
+def _health(good: bool) -> health_pb2.HealthCheckResponse.ServingStatus:
+    status = health_pb2.HealthCheckResponse
+    return status.SERVING if good else status.NOT_SERVING
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The calls of `xtts.v1.SynthesisService`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+import grpc
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from xtts_core.errors import (
+    DecodeError,
+    ModelError,
+    NotReadyError,
+    OverloadedError,
+    ReleaseError,
+    RequestError,
+    VoiceNotFoundError,
+    XttsError,
+)
+from xtts_grpc.audio import StreamEncoder, encode, resolve_format
+from xtts_grpc.reload import Source
+from xtts_grpc.v1 import synthesis_pb2 as pb
+from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
+from xtts_grpc.validation import Task, check_utterance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xtts_core.model.engine import Latents
+    from xtts_core.settings import ServiceSettings
+    from xtts_grpc.reload import Model, ModelStore, ReleaseFollower
+    from xtts_grpc.voices import VoiceStore
+
+    FloatArray = NDArray[np.float32]
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SynthesisService"].full_name
+REASON_KEY = "xtts-reason"
+"""The trailing metadata that carries `XttsError.reason`."""
+
+STATUS_CODES: dict[str, grpc.StatusCode] = {
+    RequestError.reason: grpc.StatusCode.INVALID_ARGUMENT,
+    DecodeError.reason: grpc.StatusCode.INVALID_ARGUMENT,
+    VoiceNotFoundError.reason: grpc.StatusCode.NOT_FOUND,
+    NotReadyError.reason: grpc.StatusCode.FAILED_PRECONDITION,
+    ReleaseError.reason: grpc.StatusCode.FAILED_PRECONDITION,
+    OverloadedError.reason: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ModelError.reason: grpc.StatusCode.INTERNAL,
+}
+
+_SOURCES: dict[Source, pb.ModelSource] = {
+    "release": pb.MODEL_SOURCE_RELEASE,
+    "custom-checkpoint": pb.MODEL_SOURCE_CUSTOM_CHECKPOINT,
+    "base-model": pb.MODEL_SOURCE_BASE_MODEL,
+}
+
+log = logging.getLogger(__name__)
+
+
+class _CallEndedError(Exception):
+    """The caller went away, or its deadline passed."""
+
+
+class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
+    """Answers calls with the model that `store` holds.
+
+    Args:
+        follower: what ReloadModel asks; None where one fixed checkpoint serves.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        voices: VoiceStore,
+        settings: ServiceSettings,
+        follower: ReleaseFollower | None,
+    ) -> None:
+        self._store = store
+        self._voices = voices
+        self._settings = settings
+        self._follower = follower
+        self._room = threading.BoundedSemaphore(settings.server.max_concurrent_calls)
+
+    def Synthesize(  # noqa: N802 (the name is the protocol's)
+        self, request: pb.SynthesizeRequest, context: grpc.ServicerContext
+    ) -> pb.SynthesizeResponse:
+        with _answering(context), self._a_place(), self._store.lease() as model:
+            form = resolve_format(request.format, model.engine.sample_rate_hz)
+            task = self._check(request.utterance, model)
+            latents = model.latents(request.voice_id)
+            speech = self._speech(model, task, latents, form, context)
+            return pb.SynthesizeResponse(speech=speech)
+
+    def SynthesizeStream(  # noqa: N802
+        self, request: pb.SynthesizeStreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.SynthesizeStreamResponse]:
+        with _answering(context), self._a_place(), self._store.lease() as model:
+            form = resolve_format(request.format, model.engine.sample_rate_hz)
+            task = self._check(request.utterance, model)
+            latents = model.latents(request.voice_id)
+            yield pb.SynthesizeStreamResponse(
+                start=pb.StreamStart(format=form, model_version=model.version, seed=task.seed)
+            )
+            encoder = StreamEncoder(model.engine.sample_rate_hz, form)
+            work = _Stopwatch()
+            for chunk in work.timed(self._spoken(model, task, latents, context)):
+                if audio := encoder.push(chunk):
+                    yield pb.SynthesizeStreamResponse(audio=audio)
+            if audio := encoder.finish():
+                yield pb.SynthesizeStreamResponse(audio=audio)
+            yield pb.SynthesizeStreamResponse(
+                end=pb.StreamEnd(
+                    duration_s=encoder.duration_s,
+                    real_time_factor=_real_time_factor(work.seconds, encoder.duration_s),
+                )
+            )
+            _log_speech(model, task, encoder.duration_s, work.seconds)
+
+    def CloneVoice(  # noqa: N802
+        self, request: pb.CloneVoiceRequest, context: grpc.ServicerContext
+    ) -> pb.CloneVoiceResponse:
+        with _answering(context), self._a_place(), self._store.lease() as model:
+            form = resolve_format(request.format, model.engine.sample_rate_hz)
+            speaks = request.HasField("utterance")
+            task = self._check(request.utterance, model) if speaks else None
+            voice = self._voices.add(
+                request.references, label=request.label, consent=request.consent
+            )
+            latents = model.latents(voice.voice_id)
+            log.info("cloned voice=%s reference_s=%.2f", voice.voice_id, voice.reference_s)
+            return pb.CloneVoiceResponse(
+                voice_id=voice.voice_id,
+                reference_s=voice.reference_s,
+                speech=self._speech(model, task, latents, form, context) if task else None,
+            )
+
+    def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: grpc.ServicerContext
+    ) -> pb.GetModelResponse:
+        with _answering(context):
+            response = pb.GetModelResponse()
+            if failure := self._store.failure:
+                response.last_error = failure.message
+                response.last_error_at.CopyFrom(_timestamp(failure.at))
+            if model := self._store.serving:
+                response.serving = True
+                response.model_version = model.version
+                response.release = model.checkpoint.release
+                response.source = _SOURCES[model.checkpoint.source]
+                response.languages.extend(model.languages)
+                response.speakers.extend(model.speakers)
+                response.native_sample_rate_hz = model.engine.sample_rate_hz
+                response.loaded_at.CopyFrom(_timestamp(model.loaded_at))
+                response.fallback_reason = model.checkpoint.fallback_reason
+            return response
+
+    def ReloadModel(  # noqa: N802
+        self, request: pb.ReloadModelRequest, context: grpc.ServicerContext
+    ) -> pb.ReloadModelResponse:
+        with _answering(context):
+            if self._follower is None:
+                raise ReleaseError(
+                    "The service was started with one fixed checkpoint",
+                    where="XTTS_CUSTOM_CHECKPOINT",
+                    remedy="Unset it and start the service again to follow releases",
+                )
+            changed = self._follower.check(now=True)
+            with self._store.lease() as model:
+                return pb.ReloadModelResponse(
+                    model_version=model.version, release=model.checkpoint.release, changed=changed
+                )
+
+    @contextlib.contextmanager
+    def _a_place(self) -> Iterator[None]:
+        if not self._room.acquire(blocking=False):
+            raise OverloadedError(
+                f"{self._settings.server.max_concurrent_calls} calls are being answered already",
+                remedy="Try again later",
+            )
+        try:
+            yield
+        finally:
+            self._room.release()
+
+    def _speech(
+        self,
+        model: Model,
+        task: Task,
+        latents: Latents,
+        form: pb.AudioFormat,
+        context: grpc.ServicerContext,
+    ) -> pb.Speech:
+        work = _Stopwatch()
+        chunks = list(work.timed(self._spoken(model, task, latents, context)))
+        audio, duration_s = encode(np.concatenate(chunks), model.engine.sample_rate_hz, form)
+        speech = pb.Speech(
+            audio=audio,
+            format=form,
+            duration_s=duration_s,
+            model_version=model.version,
+            seed=task.seed,
+            real_time_factor=_real_time_factor(work.seconds, duration_s),
+        )
+        _log_speech(model, task, duration_s, work.seconds)
+        return speech
+
+    def _spoken(
+        self, model: Model, task: Task, latents: Latents, context: grpc.ServicerContext
+    ) -> Iterator[FloatArray]:
+        """The utterance in chunks, as long as the caller waits for it.
+
+        A unary call takes chunks too: the joined chunks equal the whole, and only between chunks
+        can the work for a caller that went away be stopped.
+        """
+        chunks = model.engine.stream(
+            task.text,
+            task.language,
+            latents,
+            task.sampling,
+            self._settings.engine.stream_chunk_tokens,
+        )
+        for chunk in chunks:
+            yield chunk
+            if not context.is_active():
+                raise _CallEndedError
+
+    def _check(self, utterance: pb.Utterance, model: Model) -> Task:
+        return check_utterance(
+            utterance,
+            model.languages,
+            self._settings.engine,
+            self._settings.limits.max_text_characters,
+        )
+
+
+@contextlib.contextmanager
+def _answering(context: grpc.ServicerContext) -> Iterator[None]:
+    """Ends the call with the fitting status where the block raises."""
+    try:
+        yield
+    except XttsError as error:
+        code = STATUS_CODES.get(error.reason, grpc.StatusCode.INTERNAL)
+        if code is grpc.StatusCode.INTERNAL:
+            log.error("a call failed: %s", error, exc_info=True)
+        _abort(context, code, str(error), error.reason)
+    except _CallEndedError:
+        _abort(context, grpc.StatusCode.CANCELLED, "The call has ended", "call_ended")
+    except Exception:
+        log.exception("a call failed")
+        _abort(
+            context, grpc.StatusCode.INTERNAL, "The service failed; its log says why", "internal"
+        )
+
+
+def _abort(
+    context: grpc.ServicerContext, code: grpc.StatusCode, message: str, reason: str
+) -> NoReturn:
+    context.set_trailing_metadata(((REASON_KEY, reason),))
+    context.abort(code, message)
+
+
+class _Stopwatch:
+    """Adds up the time that an iterator works, without the time its user takes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, chunks: Iterator[FloatArray]) -> Iterator[FloatArray]:
+        while True:
+            started = monotonic()
+            chunk = next(chunks, None)
+            self.seconds += monotonic() - started
+            if chunk is None:
+                return
+            yield chunk
+
+
+def _real_time_factor(seconds: float, duration_s: float) -> float:
+    if duration_s == 0:
+        raise ModelError("The model said nothing", remedy="Try another seed")
+    return seconds / duration_s
+
+
+def _log_speech(model: Model, task: Task, duration_s: float, seconds: float) -> None:
+    log.info(
+        "spoke model=%s language=%s characters=%d duration_s=%.2f work_s=%.2f",
+        *(model.version, task.language, len(task.text), duration_s, seconds),
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

@@ -1,0 +1,167 @@
+"""The voices that callers cloned: reference audio on disk, one folder a voice."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import soundfile
+
+from xtts_core.errors import OverloadedError, RequestError, VoiceNotFoundError
+from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
+from xtts_core.store import atomic_dir, read_json, write_json
+from xtts_grpc.audio import decode_references
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_REFERENCES = 10
+MAX_LABEL_CHARACTERS = 200
+MAX_CONSENT_CHARACTERS = 2_000
+
+_VOICE_ID = re.compile(r"voice-[0-9a-f]{16}")
+_RECORD = "voice.json"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A cloned voice.
+
+    `references` are WAV files, 22 050 Hz mono 16-bit; `reference_s` is their length together.
+    """
+
+    voice_id: str
+    references: tuple[Path, ...]
+    reference_s: float
+    label: str
+    consent: str
+
+
+class VoiceStore:
+    """The folder of cloned voices (`XTTS_VOICES_DIR`).
+
+    A voice's id follows from its reference audio, so cloning the same audio again gives the
+    voice that is there already, as it was first described.
+    """
+
+    def __init__(self, root: Path, settings: VoiceSettings, max_voices: int) -> None:
+        self._root = root
+        self._settings = settings
+        self._max_voices = max_voices
+        self._adding = threading.Lock()
+
+    def add(self, files: Sequence[bytes], *, label: str = "", consent: str = "") -> Voice:
+        """Keep recordings of one speaker, in any format that libsndfile reads.
+
+        Raises:
+            RequestError: too many files, or too little or too much audio, or a long label.
+            DecodeError: a file that is no sound.
+            OverloadedError: the store is full.
+        """
+        _check_text(label, "label", MAX_LABEL_CHARACTERS)
+        _check_text(consent, "consent", MAX_CONSENT_CHARACTERS)
+        if not 1 <= len(files) <= MAX_REFERENCES:
+            raise RequestError(
+                f"{len(files)} reference files were sent",
+                where="references",
+                remedy=f"Send 1 to {MAX_REFERENCES}",
+            )
+        references = decode_references(files, self._settings.max_reference_s)
+        reference_s = sum(map(len, references)) / SAMPLE_RATE_HZ
+        if reference_s < self._settings.min_reference_s:
+            raise RequestError(
+                f"The reference audio is {reference_s:.2f} s long",
+                where="references",
+                remedy=f"Send at least {self._settings.min_reference_s:g} s of speech",
+            )
+        voice_id = _voice_id(references)
+        with self._adding:
+            if not self._folder(voice_id).is_dir():
+                self._require_room()
+                self._write(voice_id, references, reference_s, label, consent)
+        return self.get(voice_id)
+
+    def get(self, voice_id: str) -> Voice:
+        """A voice by its id.
+
+        Raises:
+            VoiceNotFoundError: there is none.
+        """
+        known = _VOICE_ID.fullmatch(voice_id) is not None
+        record_path = self._folder(voice_id) / _RECORD
+        if not known or not record_path.is_file():
+            raise VoiceNotFoundError(
+                f"There is no voice {voice_id!r}",
+                where="voice_id",
+                remedy="Clone it first, or name a speaker of the model",
+            )
+        record = read_json(record_path)
+        return Voice(
+            voice_id=voice_id,
+            references=tuple(record_path.parent / name for name in record["references"]),
+            reference_s=record["reference_s"],
+            label=record["label"],
+            consent=record["consent"],
+        )
+
+    def ids(self) -> list[str]:
+        """The ids of all voices, sorted."""
+        if not self._root.is_dir():
+            return []
+        return sorted(p.name for p in self._root.iterdir() if _VOICE_ID.fullmatch(p.name))
+
+    def _folder(self, voice_id: str) -> Path:
+        return self._root / voice_id
+
+    def _require_room(self) -> None:
+        if len(self.ids()) >= self._max_voices:
+            raise OverloadedError(
+                f"The service keeps {self._max_voices} voices already",
+                where="references",
+                remedy="Remove voices that nobody uses, or raise limits.max_voices",
+            )
+
+    def _write(
+        self,
+        voice_id: str,
+        references: Sequence[NDArray[np.int16]],
+        reference_s: float,
+        label: str,
+        consent: str,
+    ) -> None:
+        with atomic_dir(self._folder(voice_id)) as aside:
+            names = [f"reference_{number:02d}.wav" for number in range(1, len(references) + 1)]
+            for name, samples in zip(names, references, strict=True):
+                soundfile.write(aside / name, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+            write_json(
+                aside / _RECORD,
+                {
+                    "label": label,
+                    "consent": consent,
+                    "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "reference_s": round(reference_s, 3),
+                    "references": names,
+                },
+            )
+
+
+def _voice_id(references: Sequence[NDArray[np.int16]]) -> str:
+    digest = hashlib.sha256()
+    for samples in references:
+        digest.update(len(samples).to_bytes(8, "little"))
+        digest.update(samples.tobytes())
+    return f"voice-{digest.hexdigest()[:16]}"
+
+
+def _check_text(text: str, field: str, longest: int) -> None:
+    if len(text) > longest:
+        raise RequestError(
+            f"{len(text)} characters are too many", where=field, remedy=f"Send up to {longest}"
+        )
