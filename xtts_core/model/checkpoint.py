@@ -115,8 +115,10 @@ def verify(directory: Path) -> Manifest:
 
 
 def check_file(path: Path, entry: FileEntry) -> None:
-    """Raises:
-    ModelError: the file is missing, has another size or another content.
+    """Compare a file with what it should be.
+
+    Raises:
+        ModelError: the file is missing, has another size or another content.
     """
     remedy = "Materialise the model again, or copy it again from where it came"
     if not path.is_file():

@@ -8,7 +8,7 @@ the context that the vocoder sees around them, so the joined chunks equal the wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,21 +83,33 @@ class Latents:
 class Engine:
     """A loaded model that speaks. Calls from several threads do not disturb each other.
 
+    Args:
+        model: in eval mode, on its device.
+        version: how the model is called in replies and logs.
+        voices: the reference clips of each speaker that came with the model.
+        stream_chunk_tokens: how many new codes `stream` waits for before it gives audio.
+
     Attributes:
-        version: what the model is called, see `checkpoint.version_of`.
         languages: codes that can be spoken.
     """
 
     sample_rate_hz = NATIVE_RATE_HZ
 
     def __init__(
-        self, model: Xtts, tokenizer: Tokenizer, version: str, voices: dict[str, list[Path]]
+        self,
+        model: Xtts,
+        tokenizer: Tokenizer,
+        version: str,
+        voices: Mapping[str, Sequence[Path]],
+        *,
+        stream_chunk_tokens: int = 20,
     ) -> None:
         spoken = normalised_languages()
         self.version = version
         self.languages = tuple(code for code in tokenizer.languages if code in spoken)
         self._tokenizer = tokenizer
         self._voices = voices
+        self._stream_chunk_tokens = stream_chunk_tokens
         self._loaded: Xtts | None = model
 
     @classmethod
@@ -116,7 +128,13 @@ class Engine:
             speaker: [directory / name for name in names]
             for speaker, names in manifest.voices.items()
         }
-        return cls(model, Tokenizer.load(directory), version_of(directory), voices)
+        return cls(
+            model,
+            Tokenizer.load(directory),
+            version_of(directory),
+            voices,
+            stream_chunk_tokens=settings.stream_chunk_tokens,
+        )
 
     def voices(self) -> dict[str, list[Path]]:
         """The reference clips of each speaker that came with the model."""
@@ -171,13 +189,12 @@ class Engine:
         language: str,
         latents: Latents,
         sampling: Sampling,
-        chunk_tokens: int = 20,
     ) -> Iterator[FloatArray]:
-        """`synthesize` in chunks, each as soon as about `chunk_tokens` new codes allow it.
+        """`synthesize` in chunks, each as soon as enough new codes are there.
 
         Joined, the chunks equal the audio of `synthesize` with the same seed up to rounding.
         """
-        return self._speak(text, language, latents, sampling, chunk_tokens)
+        return self._speak(text, language, latents, sampling, self._stream_chunk_tokens)
 
     @torch.inference_mode()
     def _speak(

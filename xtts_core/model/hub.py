@@ -148,8 +148,10 @@ def build(
 
 
 def require_licence(model: HubModel) -> None:
-    """Raises:
-    LicenceError: the variable that says so is not set to 1.
+    """Look for the user's acceptance of a model's licence.
+
+    Raises:
+        LicenceError: the variable that says so is not set to 1.
     """
     if os.environ.get(model.acceptance) != "1":
         raise LicenceError(

@@ -7,6 +7,7 @@ same classes from `config.json` and `architecture.json` and reads safetensors.
 from __future__ import annotations
 
 import contextlib
+import logging as standard_logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,7 +227,7 @@ def _without_config_warnings() -> Iterator[None]:
     from transformers.utils import logging
 
     level: int = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(standard_logging.ERROR)
     try:
         yield
     finally:

@@ -53,15 +53,14 @@ class Tokenizer:
                 "The vocabulary is missing", where=str(path), remedy="Materialise the model again"
             )
         try:
-            return cls(BpeTokenizer.from_str(path.read_text(encoding="utf-8")), path)
-        except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
-            if isinstance(error, ModelError):
-                raise
+            bpe = BpeTokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises no narrower type
             raise ModelError(
                 f"The vocabulary cannot be read: {error}",
                 where=str(path),
                 remedy="Materialise the model again",
             ) from error
+        return cls(bpe, path)
 
     def __len__(self) -> int:
         return self._bpe.get_vocab_size()
