@@ -87,7 +87,6 @@ class Engine:
         model: in eval mode, on its device.
         version: how the model is called in replies and logs.
         voices: the reference clips of each speaker that came with the model.
-        stream_chunk_tokens: how many new codes `stream` waits for before it gives audio.
 
     Attributes:
         languages: codes that can be spoken.
@@ -101,15 +100,12 @@ class Engine:
         tokenizer: Tokenizer,
         version: str,
         voices: Mapping[str, Sequence[Path]],
-        *,
-        stream_chunk_tokens: int = 20,
     ) -> None:
         spoken = normalised_languages()
         self.version = version
         self.languages = tuple(code for code in tokenizer.languages if code in spoken)
         self._tokenizer = tokenizer
         self._voices = voices
-        self._stream_chunk_tokens = stream_chunk_tokens
         self._loaded: Xtts | None = model
 
     @classmethod
@@ -128,13 +124,7 @@ class Engine:
             speaker: [directory / name for name in names]
             for speaker, names in manifest.voices.items()
         }
-        return cls(
-            model,
-            Tokenizer.load(directory),
-            version_of(directory),
-            voices,
-            stream_chunk_tokens=settings.stream_chunk_tokens,
-        )
+        return cls(model, Tokenizer.load(directory), version_of(directory), voices)
 
     def voices(self) -> dict[str, list[Path]]:
         """The reference clips of each speaker that came with the model."""
@@ -189,12 +179,13 @@ class Engine:
         language: str,
         latents: Latents,
         sampling: Sampling,
+        chunk_tokens: int = 20,
     ) -> Iterator[FloatArray]:
-        """`synthesize` in chunks, each as soon as enough new codes are there.
+        """`synthesize` in chunks, each as soon as about `chunk_tokens` new codes allow it.
 
         Joined, the chunks equal the audio of `synthesize` with the same seed up to rounding.
         """
-        return self._speak(text, language, latents, sampling, self._stream_chunk_tokens)
+        return self._speak(text, language, latents, sampling, chunk_tokens)
 
     @torch.inference_mode()
     def _speak(
