@@ -45,7 +45,7 @@ def chromium(missing_system_package: Callable[[str], NoReturn]) -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
-    missing_system_package("chromium")
+    return missing_system_package("chromium")
 
 
 @pytest.fixture(autouse=True)

@@ -255,7 +255,7 @@ def _commit(
             "row_count": outcome.row_count,
             "metadata": {
                 **{name: _metadata_out(value) for name, value in outcome.metadata.items()},
-                "seconds": round(seconds, 3),
+                "elapsed_s": round(seconds, 3),
             },
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },

@@ -233,7 +233,7 @@ def _training(store: CorpusStore) -> Mapping[str, Any]:
         "validation loss after training": round(metrics["val_loss"], 4),
         "epochs": metrics["epochs"],
         "steps": metrics["steps"],
-        "seconds": round(metrics["seconds"], 1),
+        "training seconds": round(metrics["training_s"], 1),
     }
 
 
