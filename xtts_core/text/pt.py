@@ -75,10 +75,9 @@ _MASCULINE = frozenset(
 _NO_NOUN = frozenset(
     _words(
         """a as à às da das na nas pela pelas ela elas uma umas mas há era essa essas esta estas
-    está
-    para aquela aquelas minha minhas sua suas nossa nossas toda todas nada fora agora ainda
-    embora acima contra sobra entra foi são estão não então vão dão até cada seja veja tinha havia fica
-    ficava passa falta faltas vira mata"""
+    está para aquela aquelas minha minhas sua suas nossa nossas toda todas nada fora agora ainda
+    embora acima contra sobra entra foi são estão não então vão dão até cada seja veja tinha havia
+    fica ficava passa falta faltas vira mata"""
     )
 )
 

@@ -1,0 +1,222 @@
+"""Subtitles: WebVTT and SRT cues, YouTube's rolling captions, and which cues a clip speaks.
+
+YouTube's automatic captions show two lines: the line before, and below it the new one, whose
+words carry their times (`um<00:00:07.042><c> episódio</c>`). Between two such cues stands one of
+10 ms that only repeats. yt-dlp keeps all of them (yt-dlp/yt-dlp#1734), so each phrase is there
+two or three times.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtts_core.errors import TranscriptionError
+
+REPEAT_S = 0.02
+"""A cue of at most this length repeats the one before (YouTube's last 10 ms)."""
+TOLERANCE_S = 0.35
+"""How far a cue may reach over a clip's edge, or into a clip it does not belong to: the longer
+margin of a clip (0.25 s) and the 0.1 s by which captions usually start early."""
+MAX_UNCOVERED_S = 1.5
+"""The longest stretch of a clip that no cue covers. A longer one may be speech that nobody
+wrote down; pauses inside the samples' sentences reach 1.4 s."""
+
+_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
+_TIMING = re.compile(rf"^\s*{_TIME}\s+-->\s+{_TIME}(?:\s.*)?$")
+_WORD_TIME = re.compile(rf"<{_TIME}>")
+_TAG = re.compile(r"</?[^<>]*>")
+_ANNOTATION = re.compile(
+    r"\[[^\]]*\]|[♪♫♬♩]+"
+    r"|\((?:música|music|risos?|risadas?|aplausos?|applause|laughter|silêncio|vinheta|gritos?)"
+    r"[^)]*\)",
+    re.IGNORECASE,
+)
+_SPEAKER = re.compile(r"^\s*(?:>>+\s*|[-–—]\s+)?(?:[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+)?")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is said between two times, in seconds from the start of the video."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Word:
+    """One spoken word and its times, in seconds from the start of the video."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class _Block:
+    start_s: float
+    end_s: float
+    lines: tuple[str, ...]
+
+
+def read_cues(path: Path) -> list[Cue]:
+    """The cues of a WebVTT or SRT file in time order, without tags, speaker labels, sounds
+    (`[Música]`) and ♪; a cue with nothing left is dropped.
+
+    Raises:
+        TranscriptionError: the file is not UTF-8, has no cue, or a cue has a broken time.
+    """
+    cues = (
+        Cue(block.start_s, block.end_s, " ".join(filter(None, map(_clean, block.lines))))
+        for block in _blocks(path)
+    )
+    return sorted((cue for cue in cues if cue.text), key=lambda cue: (cue.start_s, cue.end_s))
+
+
+def words(path: Path) -> list[Word]:
+    """The words of rolling captions, each once, in order, with their times.
+
+    Words of a line without times of its own share the line's cue by their letters.
+
+    Raises:
+        TranscriptionError: as in `read_cues`.
+    """
+    found: list[Word] = []
+    shown: list[str] = []
+    for block in _blocks(path):
+        lines = [line for line in block.lines if _TAG.sub("", line).strip()]
+        plain = [_clean(line) for line in lines]
+        if block.end_s - block.start_s > REPEAT_S:
+            for line in lines[_repeated(shown, plain) :]:
+                found += _timed(line, block)
+        shown = plain
+    return found
+
+
+def words_between(spoken: Sequence[Word], start_s: float, end_s: float) -> str:
+    """The words whose middle lies between two times."""
+    return " ".join(w.text for w in spoken if start_s <= (w.start_s + w.end_s) / 2 < end_s)
+
+
+def cues_of_clip(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
+    """The text of the cues that a clip speaks, or None where it cannot be told from times alone.
+
+    None: no cue lies inside; a cue is cut by an edge of the clip, so that some of its words are
+    spoken outside; or more than `MAX_UNCOVERED_S` of the clip has no cue. Cues may reach
+    `TOLERANCE_S` over an edge, and a neighbour's cue as much into the clip.
+    """
+    inside: list[Cue] = []
+    for cue in cues:
+        overlap = min(cue.end_s, end_s) - max(cue.start_s, start_s)
+        if overlap <= 0:
+            continue
+        if cue.start_s >= start_s - TOLERANCE_S and cue.end_s <= end_s + TOLERANCE_S:
+            if overlap > min(TOLERANCE_S, (cue.end_s - cue.start_s) / 2):
+                inside.append(cue)
+        elif overlap > TOLERANCE_S:
+            return None
+    if not inside:
+        return None
+    edges = [start_s, *(time for cue in inside for time in (cue.start_s, cue.end_s)), end_s]
+    gaps = (after - before for before, after in zip(edges[::2], edges[1::2], strict=True))
+    if max(gaps) > MAX_UNCOVERED_S:
+        return None
+    return " ".join(cue.text for cue in inside)
+
+
+def _blocks(path: Path) -> list[_Block]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TranscriptionError(
+            "The subtitle file is not UTF-8",
+            where=f"{path}, byte {error.start}",
+            remedy="Save it as UTF-8",
+        ) from None
+    blocks: list[_Block] = []
+    lines = text.splitlines()
+    number = 0
+    while number < len(lines):
+        if "-->" not in lines[number] or lines[number].startswith("NOTE"):
+            number += 1
+            continue
+        start_s, end_s = _times(lines[number], f"{path}, line {number + 1}")
+        body = number + 1
+        while body < len(lines) and lines[body] != "" and "-->" not in lines[body]:
+            body += 1
+        blocks.append(_Block(start_s, end_s, tuple(lines[number + 1 : body])))
+        number = body
+    if not blocks:
+        raise TranscriptionError(
+            "The subtitle file has no cue",
+            where=str(path),
+            remedy="Give a WebVTT or SRT file, or set this video's `subtitles` to none",
+        )
+    return blocks
+
+
+def _times(line: str, where: str) -> tuple[float, float]:
+    match = _TIMING.match(line)
+    if match is None:
+        raise TranscriptionError(
+            f"The cue has no readable times: {line.strip()!r}",
+            where=where,
+            remedy="Write them as 00:00:01.000 --> 00:00:02.500",
+        )
+    start_s, end_s = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])
+    if end_s < start_s:
+        raise TranscriptionError(
+            f"The cue ends before it starts: {line.strip()!r}",
+            where=where,
+            remedy="Correct its times",
+        )
+    return start_s, end_s
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, thousandths: str) -> float:
+    whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
+    return round(whole + int(thousandths) / 1000, 3)
+
+
+def _clean(line: str) -> str:
+    text = html.unescape(_TAG.sub("", line)).replace("\u200b", "").replace("\ufeff", "")
+    text = _SPEAKER.sub("", _ANNOTATION.sub(" ", text))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _repeated(shown: Sequence[str], plain: Sequence[str]) -> int:
+    """How many lines at the top of a cue were already at the bottom of the one before."""
+    return next(
+        (n for n in range(min(len(shown), len(plain)), 0, -1) if shown[-n:] == plain[:n]), 0
+    )
+
+
+def _timed(line: str, block: _Block) -> list[Word]:
+    """The words of one line; a time tag stands before the word that it starts.
+
+    A tag that goes back in time or leaves the cue is moved to the nearest time that does not.
+    """
+    pieces = _WORD_TIME.split(line)
+    starts = [block.start_s]
+    for i in range(1, len(pieces), 5):
+        starts.append(min(max(_seconds(*pieces[i : i + 4]), starts[-1]), block.end_s))
+    ends = [*starts[1:], block.end_s]
+    found: list[Word] = []
+    for text, start_s, end_s in zip(pieces[::5], starts, ends, strict=True):
+        found += _spread(_clean(text).split(), start_s, end_s)
+    return found
+
+
+def _spread(texts: Sequence[str], start_s: float, end_s: float) -> list[Word]:
+    letters = sum(map(len, texts))
+    spoken, found = 0, []
+    for text in texts:
+        begin = start_s + (end_s - start_s) * spoken / letters
+        spoken += len(text)
+        end = start_s + (end_s - start_s) * spoken / letters
+        found.append(Word(round(begin, 3), round(end, 3), text))
+    return found
