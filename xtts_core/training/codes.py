@@ -64,6 +64,17 @@ class CodedClip:
     highest: int
 
 
+@dataclass(frozen=True)
+class CodedClips:
+    """`tensors` by name; `rejected` gives the clips that could not be coded with the reason;
+    `n_tokens` is how many different codes the DVAE has."""
+
+    tensors: dict[str, Tensor]
+    coded: list[CodedClip]
+    rejected: dict[str, str]
+    n_tokens: int
+
+
 def make_audio_codes(
     store: CorpusStore,
     settings: TrainingSettings,
@@ -83,33 +94,34 @@ def make_audio_codes(
     def build(fingerprint: str) -> Outcome:
         from safetensors.torch import save_file
 
-        clips = _split_clips(store, video_id)
-        tensors, coded, rejected, n_tokens = _code(store, base.uri, clips, progress)
-        if not coded:
+        clips = described_clips(store, video_id)
+        result = code_clips(store, base.uri, clips, progress)
+        if not result.coded:
             raise DatasetError(
                 "No clip could be coded",
-                where=f"{video_id}: " + "; ".join(rejected.values()),
+                where=f"{video_id}: " + "; ".join(result.rejected.values()),
                 remedy="Materialise segments of this video again",
             )
-        described = [clip for clip in clips if clip["clip_id"] not in rejected]
+        described = [clip for clip in clips if clip["clip_id"] not in result.rejected]
         path = store.audio_codes(base.uri.name, video_id)
         with atomic_file(path) as aside:
             # One key only: the header's order of several is not fixed, and the file is hashed.
-            save_file(tensors, aside, metadata={"clips": json.dumps(described, ensure_ascii=False)})
+            header = {"clips": json.dumps(described, ensure_ascii=False)}
+            save_file(result.tensors, aside, metadata=header)
         return Outcome(
             uri=path,
             outputs=[path],
-            verdicts=verdicts(coded, rejected, n_tokens=n_tokens),
+            verdicts=verdicts(result.coded, result.rejected, n_tokens=result.n_tokens),
             metadata={
-                "clips": len(coded),
-                "codes": sum(clip.codes for clip in coded),
-                "duration_s": round(sum(clip.samples for clip in coded) / SAMPLE_RATE_HZ, 3),
+                "clips": len(result.coded),
+                "codes": sum(clip.codes for clip in result.coded),
+                "duration_s": round(sum(c.samples for c in result.coded) / SAMPLE_RATE_HZ, 3),
                 "train_clips": sum(clip["split"] == "train" for clip in described),
                 "val_clips": sum(clip["split"] == "val" for clip in described),
                 "bytes": path.stat().st_size,
-                "rejected": Markdown(_table(rejected)),
+                "rejected": Markdown(_table(result.rejected)),
             },
-            row_count=len(coded),
+            row_count=len(result.coded),
         )
 
     return run_stage(
@@ -179,8 +191,12 @@ def verdicts(
     ]
 
 
-def _split_clips(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
-    """What the header keeps of each accepted clip."""
+def described_clips(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
+    """What training needs to know of each accepted clip of a video: the rows of the header.
+
+    Raises:
+        DatasetError: the video has no accepted clip.
+    """
     side = {
         row["clip_id"]: row["split"] for row in pq.read_table(store.split(video_id)).to_pylist()
     }
@@ -201,11 +217,17 @@ def _split_clips(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
     return clips
 
 
-def _code(
-    store: CorpusStore, base_dir: Path, clips: Sequence[Mapping[str, Any]], progress: Progress
-) -> tuple[dict[str, Tensor], list[CodedClip], dict[str, str], int]:
-    """The tensors of the file, what the checks look at, the clips that failed, and the DVAE's
-    number of codes."""
+def code_clips(
+    store: CorpusStore,
+    base_dir: Path,
+    clips: Sequence[Mapping[str, Any]],
+    progress: Progress = silent,
+) -> CodedClips:
+    """Read and code clips one by one.
+
+    Args:
+        clips: rows with clip_id, path and sha256.
+    """
     import torch
 
     from xtts_core.model.loading import load_dvae, load_mel_stats
@@ -230,7 +252,7 @@ def _code(
         tensors[f"{clip_id}.audio"] = audio
         coded.append(CodedClip(clip_id, len(audio), len(codes), int(codes.min()), int(codes.max())))
         progress(done, len(clips), "clips")
-    return tensors, coded, rejected, dvae.num_tokens
+    return CodedClips(tensors, coded, rejected, dvae.num_tokens)
 
 
 def _read_clip(path: Path, sha256: str) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -34,11 +34,18 @@ _BUCKET_CODES = 8
 """Clips this near in length (0.37 s) share a bucket: about 2 % of padding at 10 s."""
 
 
+class ClipTensors(Protocol):
+    """Where the tensors `<clip_id>.codes` and `<clip_id>.audio` come from."""
+
+    def length(self, name: str) -> int: ...
+
+    def read(self, name: str, start: int, end: int) -> Tensor: ...
+
+
 class CodesFile:
     """An `audio_codes` file, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._file: Any = safe_open(path, framework="pt")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -54,9 +61,22 @@ class CodesFile:
         return tensor
 
 
+class LoadedTensors:
+    """Tensors that are in memory already."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def length(self, name: str) -> int:
+        return len(self._tensors[name])
+
+    def read(self, name: str, start: int, end: int) -> Tensor:
+        return self._tensors[name][start:end]
+
+
 @dataclass(frozen=True)
 class Clip:
-    """One clip of an `audio_codes` file; its tensors stay on disk until they are read."""
+    """One clip, as `audio_codes` describes it; its tensors are read when they are asked for."""
 
     clip_id: str
     video_id: str
@@ -66,7 +86,22 @@ class Clip:
     split: str
     snr_db: float
     samples: int
-    file: CodesFile
+    tensors: ClipTensors
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], tensors: ClipTensors) -> Clip:
+        """From a row of an `audio_codes` header."""
+        return cls(
+            clip_id=row["clip_id"],
+            video_id=row["video_id"],
+            speaker=row["speaker"],
+            language=row["language"],
+            text=row["text"],
+            split=row["split"],
+            snr_db=row["snr_db"],
+            samples=tensors.length(f"{row['clip_id']}.audio"),
+            tensors=tensors,
+        )
 
     @property
     def duration_s(self) -> float:
@@ -79,11 +114,13 @@ class Clip:
 
     def codes(self) -> Tensor:
         """(n_codes,) int64."""
-        return self.file.read(f"{self.clip_id}.codes", 0, self.n_codes).long()
+        return self.tensors.read(f"{self.clip_id}.codes", 0, self.n_codes).long()
 
     def audio(self, start: int = 0, end: int | None = None) -> Tensor:
         """(end - start,) int16 at 22 050 Hz."""
-        return self.file.read(f"{self.clip_id}.audio", start, self.samples if end is None else end)
+        return self.tensors.read(
+            f"{self.clip_id}.audio", start, self.samples if end is None else end
+        )
 
 
 @dataclass(frozen=True)
@@ -127,21 +164,7 @@ class Batch:
 
 def read_clips(files: Iterable[Path]) -> list[Clip]:
     """The clips of some `audio_codes` files, from their headers alone."""
-    return [
-        Clip(
-            clip_id=row["clip_id"],
-            video_id=row["video_id"],
-            speaker=row["speaker"],
-            language=row["language"],
-            text=row["text"],
-            split=row["split"],
-            snr_db=row["snr_db"],
-            samples=file.length(f"{row['clip_id']}.audio"),
-            file=file,
-        )
-        for file in map(CodesFile, files)
-        for row in file.rows()
-    ]
+    return [Clip.of(row, file) for file in map(CodesFile, files) for row in file.rows()]
 
 
 def epoch_batches(
@@ -181,14 +204,21 @@ def held_out_spans(clips: Sequence[Clip]) -> Callable[[Clip], Span]:
         others = [other for other in by_speaker[clip.speaker] if other.clip_id != clip.clip_id]
         trained = [other for other in others if other.split == "train"]
         pool = trained or others
-        middle = (MIN_SPAN_SAMPLES + MAX_SPAN_SAMPLES) // 2
         if not pool:
-            return Span(clip, 0, min(middle, clip.samples // 2))
+            return held_out_span(clip, clip)
         digest = hashlib.sha256(clip.clip_id.encode()).digest()
-        other = pool[int.from_bytes(digest[:8]) % len(pool)]
-        return Span(other, 0, min(middle, other.samples))
+        return held_out_span(clip, pool[int.from_bytes(digest[:8]) % len(pool)])
 
     return span
+
+
+def held_out_span(clip: Clip, reference: Clip) -> Span:
+    """The first 4.5 s of the reference, or half of it where it is the clip itself.
+
+    4.5 s is the length that coqui-tts validates with (dataset.py: get_prompt_slice).
+    """
+    available = reference.samples // (2 if reference.clip_id == clip.clip_id else 1)
+    return Span(reference, 0, min((MIN_SPAN_SAMPLES + MAX_SPAN_SAMPLES) // 2, available))
 
 
 def unscored_codes(clip: Clip, span: Span) -> tuple[int, int]:
@@ -238,7 +268,7 @@ def tokenise(clips: Iterable[Clip], base_dir: Path) -> dict[str, Tensor]:
         if not ids:
             raise DatasetError(
                 "The clip's text has no token",
-                where=f"{clip.clip_id} in {clip.file.path}",
+                where=clip.clip_id,
                 remedy="Materialise metadata of its video again",
             )
         tokens[clip.clip_id] = torch.tensor(ids)

@@ -239,28 +239,28 @@ def merged_state(base_dir: Path, trained: Path) -> dict[str, Tensor]:
 
 
 def reference_clips(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    """The 3 to 5 best training clips of each speaker: those of 3 to 11 s first, then by their
-    signal-to-noise ratio; more than three only while they stay within 30 s."""
+    """The 3 to 5 best training clips of each speaker (where it has as many): more than three only
+    while they stay within 30 s."""
     by_speaker: defaultdict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         if clip.split == "train":
             by_speaker[clip.speaker].append(clip)
-    shortest, longest = _REFERENCE_S
     chosen = {}
     for speaker, candidates in sorted(by_speaker.items()):
-        candidates.sort(
-            key=lambda clip: (
-                not shortest <= clip.duration_s <= longest,
-                -clip.snr_db,
-                clip.clip_id,
-            )
-        )
+        candidates.sort(key=lambda c: reference_rank(c.duration_s, c.snr_db, c.clip_id))
         best = candidates[:MIN_REFERENCES]
         for clip in candidates[MIN_REFERENCES:MAX_REFERENCES]:
             if sum(c.duration_s for c in best) + clip.duration_s <= REFERENCE_TOTAL_S:
                 best.append(clip)
         chosen[speaker] = best
     return chosen
+
+
+def reference_rank(duration_s: float, snr_db: float, clip_id: str) -> tuple[bool, float, str]:
+    """How well a clip serves as a voice's reference, the best first: those of 3 to 11 s, then by
+    their signal-to-noise ratio."""
+    shortest, longest = _REFERENCE_S
+    return (not shortest <= duration_s <= longest, -snr_db, clip_id)
 
 
 def git_revision() -> str | None:

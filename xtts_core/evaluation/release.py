@@ -1,0 +1,233 @@
+"""`served_release`: immutable releases, and the small file that says which one is served.
+
+A release is a folder `releases/<n>/` that never changes once it has its name. `serving.json`
+points to one and is replaced atomically, so a service that polls it sees whole states only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from xtts_core.errors import ReleaseError, UpstreamError
+from xtts_core.evaluation.scorecard import SCORECARD
+from xtts_core.model.checkpoint import MANIFEST_FILE, verify, version_of
+from xtts_core.stage import (
+    CheckSpec,
+    Outcome,
+    Progress,
+    Stage,
+    StageResult,
+    Verdict,
+    require,
+    run_stage,
+    silent,
+)
+from xtts_core.store import WHOLE, CorpusStore, atomic_dir, read_json, sha256_file, write_json
+from xtts_core.training.finetuned_checkpoint import FINETUNED_CHECKPOINT
+
+SERVED_RELEASE = Stage(
+    "served_release",
+    "1",
+    (
+        CheckSpec("manifest_verified", "error", "every file is as the checkpoint's manifest says"),
+        CheckSpec("pointer_current", "error", "serving.json points to this release"),
+    ),
+)
+
+_POINTER_KEYS = {"release", "path", "manifest_sha256"}
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release: its number, folder, checkpoint version and the SHA-256 of its manifest."""
+
+    number: int
+    path: Path
+    version: str
+    manifest_sha256: str
+
+
+def make_served_release(
+    store: CorpusStore, serving_uri: Path, progress: Progress = silent
+) -> StageResult:
+    """Release the checkpoint that the scorecard passed, and point `serving.json` to it.
+
+    A roll-back stands until another checkpoint is made: the same inputs are not released again.
+
+    Raises:
+        UpstreamError: the scorecard is missing, failed, or is another checkpoint's.
+        ModelError: a file of the checkpoint is not what its manifest says.
+    """
+    scorecard = require(store, SCORECARD.name, WHOLE)
+    checkpoint = require(store, FINETUNED_CHECKPOINT.name, WHOLE)
+    if scorecard.uri.parent.name != checkpoint.uri.name:
+        raise UpstreamError(
+            f"The scorecard is of {scorecard.uri.parent.name}, the checkpoint is "
+            f"{checkpoint.uri.name}",
+            where=str(scorecard.uri),
+            remedy="Materialise evaluation_samples and scorecard again",
+        )
+    if not serving_uri.is_file():
+        # Nothing is served, whatever was recorded.
+        store.record(SERVED_RELEASE.name, WHOLE).unlink(missing_ok=True)
+
+    def build(fingerprint: str) -> Outcome:
+        release = publish(store, serving_uri, checkpoint.uri)
+        progress(1, 1, "releases")
+        files = sorted(path for path in release.path.rglob("*") if path.is_file())
+        return Outcome(
+            uri=release.path,
+            outputs=files,
+            verdicts=verdicts(release, read_pointer(serving_uri)),
+            metadata={
+                "release": release.number,
+                "version": release.version,
+                "manifest_sha256": release.manifest_sha256,
+                "serving_uri": str(serving_uri),
+                "bytes": sum(path.stat().st_size for path in files),
+            },
+        )
+
+    return run_stage(
+        store,
+        SERVED_RELEASE,
+        WHOLE,
+        inputs={
+            "serving_uri": str(serving_uri),
+            "scorecard": scorecard.data_version,
+            "finetuned_checkpoint": checkpoint.data_version,
+        },
+        build=build,
+    )
+
+
+def verdicts(release: Release, pointer: dict[str, Any] | None) -> list[Verdict]:
+    """The checks of `served_release`; `verify` has read every file by now."""
+    found = sha256_file(release.path / MANIFEST_FILE)
+    served = pointer["release"] if pointer else 0
+    return [
+        SERVED_RELEASE.verdict(
+            "manifest_verified",
+            found == release.manifest_sha256,
+            value=found,
+            threshold=release.manifest_sha256,
+        ),
+        SERVED_RELEASE.verdict(
+            "pointer_current", served == release.number, value=served, threshold=release.number
+        ),
+    ]
+
+
+def publish(store: CorpusStore, serving_uri: Path, checkpoint_dir: Path) -> Release:
+    """Make a release of a checkpoint and serve it; the one that is served or was made last is
+    taken again where it is the same checkpoint.
+
+    Raises:
+        ModelError: a file of the checkpoint is not what its manifest says.
+    """
+    verify(checkpoint_dir)
+    manifest_sha256 = sha256_file(checkpoint_dir / MANIFEST_FILE)
+    with store.lock("release"):
+        known = releases(store)
+        pointer = read_pointer(serving_uri)
+        served = [r for r in known if pointer is not None and r.number == pointer["release"]]
+        for release in (*served, *known[-1:]):
+            if release.manifest_sha256 == manifest_sha256:
+                verify(release.path)
+                break
+        else:
+            number = known[-1].number + 1 if known else 1
+            folder = store.releases_dir / str(number)
+            with atomic_dir(folder) as aside:
+                shutil.copytree(
+                    checkpoint_dir, aside, copy_function=_link_or_copy, dirs_exist_ok=True
+                )
+                verify(aside)
+            release = Release(number, folder, version_of(folder), manifest_sha256)
+        _point(serving_uri, release)
+    return release
+
+
+def rollback(store: CorpusStore, serving_uri: Path, number: int) -> Release:
+    """Serve an earlier release again.
+
+    Raises:
+        ReleaseError: there is no such release.
+        ModelError: a file of it is not what its manifest says.
+    """
+    with store.lock("release"):
+        known = {release.number: release for release in releases(store)}
+        if number not in known:
+            raise ReleaseError(
+                f"There is no release {number}",
+                where=str(store.releases_dir),
+                remedy="There are " + (", ".join(map(str, known)) or "none"),
+            )
+        verify(known[number].path)
+        _point(serving_uri, known[number])
+    return known[number]
+
+
+def releases(store: CorpusStore) -> list[Release]:
+    """Every release, the oldest first."""
+    if not store.releases_dir.is_dir():
+        return []
+    numbers = sorted(int(p.name) for p in store.releases_dir.iterdir() if p.name.isdecimal())
+    folders = [store.releases_dir / str(number) for number in numbers]
+    return [
+        Release(int(path.name), path, version_of(path), sha256_file(path / MANIFEST_FILE))
+        for path in folders
+    ]
+
+
+def read_pointer(serving_uri: Path) -> dict[str, Any] | None:
+    """What `serving.json` says, or None where nothing is served yet.
+
+    Raises:
+        ReleaseError: it is not a pointer to a release.
+    """
+    try:
+        pointer = read_json(serving_uri)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pointer = None
+    if not isinstance(pointer, dict) or not _POINTER_KEYS <= pointer.keys():
+        raise ReleaseError(
+            "The file does not point to a release",
+            where=str(serving_uri),
+            remedy="Remove it, and materialise served_release again",
+        )
+    return pointer
+
+
+def _point(serving_uri: Path, release: Release) -> None:
+    pointer = read_pointer(serving_uri)
+    if pointer is not None and (pointer["release"], pointer["manifest_sha256"]) == (
+        release.number,
+        release.manifest_sha256,
+    ):
+        return
+    write_json(
+        serving_uri,
+        {
+            "release": release.number,
+            "path": Path(os.path.relpath(release.path, serving_uri.parent)).as_posix(),
+            "manifest_sha256": release.manifest_sha256,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
