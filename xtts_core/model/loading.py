@@ -74,7 +74,8 @@ def load_model(directory: Path, device: str = "cpu") -> Xtts:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    model = build_model(directory)
+    with _kept_randomness():
+        model = build_model(directory)
     path = directory / MODEL_FILE
     load_weights(model, without_duplicates(read_tensors(path)), where=path)
     model.to(resolve_device(device))
@@ -114,7 +115,8 @@ def load_dvae(directory: Path, device: str = "cpu") -> DiscreteVAE:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    dvae = build_dvae(directory)
+    with _kept_randomness():
+        dvae = build_dvae(directory)
     path = directory / DVAE_FILE
     load_weights(dvae, read_tensors(path), where=path)
     dvae.to(resolve_device(device)).eval()
@@ -218,6 +220,11 @@ def load_weights(module: torch.nn.Module, state: Mapping[str, Tensor], *, where:
             where=str(where),
             remedy="Use weights, config.json, architecture.json and vocab.json of one model",
         ) from error
+
+
+def _kept_randomness() -> contextlib.AbstractContextManager[None]:
+    """Loading draws weights that the file replaces at once; the caller's seed is not spent."""
+    return torch.random.fork_rng(devices=[])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from xtts_core.errors import DecodeError, NotReadyError, RequestError
+from xtts_core.model.engine import (
+    SENTENCE_PAUSE_S,
+    Engine,
+    FloatArray,
+    Latents,
+    Sampling,
+    read_reference,
+)
+from xtts_core.model.loading import load_model
+from xtts_core.settings import EngineSettings
+
+TEXT = "a feira abre às seis horas, e quem chega primeiro encontra as melhores frutas."
+CODE_S = 1_024 / 22_050
+RATE_HZ = 24_000
+
+
+def test_an_engine_says_what_it_is(engine: Engine) -> None:
+    assert engine.version.startswith("tiny-")
+    assert set(engine.languages) == {"pt", "en", "es"}
+    assert engine.sample_rate_hz == RATE_HZ
+    assert engine.voices() == {}
+
+
+def test_speech_is_finite_audio_of_a_plausible_length(engine: Engine, voice: Latents) -> None:
+    audio = engine.synthesize(TEXT, "pt-BR", voice, Sampling(seed=1))
+    assert audio.dtype == np.float32
+    assert np.isfinite(audio).all()
+    assert 0.9 < len(audio) / RATE_HZ < 25
+    assert np.abs(audio).max() > 0.001
+
+
+def test_the_same_seed_gives_the_same_audio_and_another_seed_another(
+    engine: Engine, voice: Latents
+) -> None:
+    first, again, other = (
+        engine.synthesize(TEXT, "pt", voice, Sampling(seed=seed)) for seed in (5, 5, 6)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_without_a_seed_each_call_draws_one(engine: Engine, voice: Latents) -> None:
+    first, other = (engine.synthesize(TEXT, "pt", voice, Sampling()) for _ in range(2))
+    assert not np.array_equal(first, other)
+
+
+def test_speaking_leaves_the_global_generator_alone(engine: Engine, voice: Latents) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    engine.synthesize("olá a todos vocês.", "pt", voice, Sampling(seed=2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.8, 1.7])
+def test_the_engine_speaks_what_coqui_speaks_with_the_same_seed(
+    engine: Engine, tiny_dir: Path, voice: Latents, speed: float
+) -> None:
+    model = load_model(tiny_dir)
+    model.eval()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        theirs = model.inference(
+            TEXT,
+            "pt",
+            voice.gpt_cond,
+            voice.speaker,
+            temperature=0.75,
+            top_k=50,
+            top_p=0.85,
+            repetition_penalty=10.0,
+            speed=speed,
+        )["wav"]
+        ours = engine.synthesize(TEXT, "pt", voice, Sampling(seed=seed, speed=speed))
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_latents_are_those_of_coqui(
+    engine: Engine, tiny_dir: Path, tmp_path: Path, recording: FloatArray
+) -> None:
+    paths = [tmp_path / "1.wav", tmp_path / "2.wav"]
+    for path, samples in zip(paths, np.array_split(recording, 2), strict=True):
+        soundfile.write(path, samples, 22_050, subtype="FLOAT")
+    config = load_model(tiny_dir).config
+    gpt_cond, speaker = load_model(tiny_dir).get_conditioning_latents(
+        [str(path) for path in paths],
+        max_ref_length=config.max_ref_len,
+        gpt_cond_len=config.gpt_cond_len,
+        gpt_cond_chunk_len=config.gpt_cond_chunk_len,
+    )
+    ours = engine.latents([read_reference(path) for path in paths])
+    torch.testing.assert_close(ours.gpt_cond, gpt_cond)
+    torch.testing.assert_close(ours.speaker, speaker)
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.5, 1.3, 2.0])
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 20])
+def test_a_stream_joined_equals_the_whole(
+    engine: Engine, voice: Latents, speed: float, chunk_tokens: int
+) -> None:
+    sampling = Sampling(seed=3, speed=speed)
+    whole = engine.synthesize(TEXT, "pt", voice, sampling)
+    chunks = list(engine.stream(TEXT, "pt", voice, sampling, chunk_tokens))
+    assert len(chunks) > 1
+    joined = np.concatenate(chunks)
+    assert joined.shape == whole.shape
+    assert np.abs(joined - whole).max() < 1e-5 * np.abs(whole).max()
+
+
+def test_speed_changes_the_length(engine: Engine, voice: Latents) -> None:
+    normal, slow, fast = (
+        len(engine.synthesize(TEXT, "pt", voice, Sampling(seed=3, speed=speed)))
+        for speed in (1.0, 0.5, 2.0)
+    )
+    assert slow == pytest.approx(2 * normal, rel=0.02)
+    assert fast == pytest.approx(normal / 2, rel=0.02)
+
+
+def test_a_text_of_several_sentences_is_joined_by_silence(engine: Engine, voice: Latents) -> None:
+    sentences = ["hoje de manhã a chuva começou cedo.", "depois o sol voltou para todos nós."]
+    sampling = Sampling(seed=4, max_audio_tokens=5)
+    whole = engine.synthesize(" ".join(sentences), "pt", voice, sampling)
+    first = engine.synthesize(sentences[0], "pt", voice, sampling)
+    pause = whole[len(first) : len(first) + int(SENTENCE_PAUSE_S * RATE_HZ)]
+    np.testing.assert_allclose(whole[: len(first)], first, atol=1e-6)
+    assert not pause.any()
+    assert len(whole) > len(first) + len(pause)
+
+
+def test_a_text_beyond_the_languages_limit_is_spoken_whole(engine: Engine, voice: Latents) -> None:
+    text = "e " + "depois fomos andando pela estrada " * 40
+    chunks = list(engine.stream(text, "pt", voice, Sampling(seed=1, max_audio_tokens=3)))
+    pauses = sum(not chunk.any() for chunk in chunks)
+    assert pauses >= len(text) // 203 - 1
+
+
+def test_the_code_limit_bounds_a_sentence(engine: Engine, voice: Latents) -> None:
+    audio = engine.synthesize(TEXT, "pt", voice, Sampling(seed=1, max_audio_tokens=10))
+    assert len(audio) / RATE_HZ <= 10 * CODE_S + 0.02
+
+
+def test_a_model_that_never_stops_is_ended_by_the_length_of_the_text(
+    tiny_dir: Path, voice: Latents
+) -> None:
+    engine = Engine.load(tiny_dir, EngineSettings(device="cpu"))
+    gpt = engine._model.gpt
+    with torch.no_grad():
+        gpt.mel_head.bias[gpt.stop_audio_token] = -1e4
+    short = engine.synthesize("olá a todos vocês.", "pt", voice, Sampling(seed=1))
+    longer = engine.synthesize(TEXT, "pt", voice, Sampling(seed=1))
+    assert len(short) / RATE_HZ == pytest.approx(2 + 18 / 4, abs=0.1)
+    assert len(longer) / RATE_HZ == pytest.approx(2 + len(TEXT) / 4, abs=0.1)
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other(
+    engine: Engine, voice: Latents
+) -> None:
+    seeds = range(6)
+    alone = [engine.synthesize(TEXT, "pt", voice, Sampling(seed=seed)) for seed in seeds]
+    together: dict[int, FloatArray] = {}
+
+    def speak(seed: int) -> None:
+        chunks = engine.stream(TEXT, "pt", voice, Sampling(seed=seed))
+        together[seed] = np.concatenate(list(chunks))
+
+    threads = [threading.Thread(target=speak, args=(seed,)) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in seeds:
+        np.testing.assert_allclose(together[seed], alone[seed], atol=1e-5)
+
+
+def test_a_stream_in_progress_survives_the_engines_end(tiny_dir: Path, voice: Latents) -> None:
+    engine = Engine.load(tiny_dir, EngineSettings(device="cpu"))
+    expected = engine.synthesize(TEXT, "pt", voice, Sampling(seed=2))
+    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), 5)
+    first = next(stream)
+    engine.close()
+    joined = np.concatenate([first, *stream])
+    assert joined.shape == expected.shape
+    with pytest.raises(NotReadyError):
+        engine.synthesize(TEXT, "pt", voice, Sampling(seed=2))
+    with pytest.raises(NotReadyError):
+        engine.latents([np.zeros(22_050, np.float32)])
+
+
+def test_inference_mode_does_not_leak_out_of_a_stream(engine: Engine, voice: Latents) -> None:
+    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), 5)
+    next(stream)
+    assert not torch.is_inference_mode_enabled()
+    stream.close()
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n"])
+def test_a_text_without_words_is_refused(engine: Engine, voice: Latents, text: str) -> None:
+    with pytest.raises(RequestError, match="no text"):
+        engine.synthesize(text, "pt", voice, Sampling())
+
+
+@pytest.mark.parametrize("language", ["de", "xx", ""])
+def test_a_language_that_is_not_spoken_is_refused(
+    engine: Engine, voice: Latents, language: str
+) -> None:
+    with pytest.raises(RequestError, match="en, es, pt"):
+        engine.synthesize(TEXT, language, voice, Sampling())
+
+
+@pytest.mark.parametrize(
+    ("references", "problem"),
+    [
+        ([], "no reference"),
+        ([np.zeros(7_000, np.float32)], "shorter than"),
+        ([np.zeros((22_050, 2), np.float32)], "not mono"),
+        ([np.full(22_050, np.nan, np.float32)], "no numbers"),
+    ],
+)
+def test_a_reference_that_is_no_voice_is_refused(
+    engine: Engine, references: list[FloatArray], problem: str
+) -> None:
+    with pytest.raises(RequestError, match=problem):
+        engine.latents(references)
+
+
+def test_making_latents_leaves_the_reference_as_it_was(
+    engine: Engine, recording: FloatArray
+) -> None:
+    loud = 3 * recording
+    copy = loud.copy()
+    engine.latents([loud])
+    assert np.array_equal(loud, copy)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (22_050, 1), (16_000, 1)])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_reference_file_becomes_mono_at_22_050_hz(
+    tmp_path: Path, rate: int, channels: int, suffix: str
+) -> None:
+    if (suffix, rate) == ("ogg", 22_050):
+        rate = 24_000
+    path = tmp_path / f"reference.{suffix}"
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    soundfile.write(path, np.stack([tone] * channels, axis=1), rate)
+    clip = read_reference(path)
+    assert clip.dtype == np.float32
+    assert clip.shape == pytest.approx((22_050,), abs=1)
+    spectrum = np.abs(np.fft.rfft(clip[1_000:-1_000]))
+    assert spectrum.argmax() * 22_050 / (len(clip) - 2_000) == pytest.approx(440, abs=3)
+
+
+def test_a_file_that_is_no_audio_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.wav").write_text("no audio")
+    for name in ("notes.wav", "missing.wav"):
+        with pytest.raises(DecodeError, match=name):
+            read_reference(tmp_path / name)
+
+
+def test_threads_are_set_where_the_settings_say_so(tiny_dir: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        Engine.load(tiny_dir, EngineSettings(device="cpu", threads=1))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_sampling_defaults_are_the_settings_defaults() -> None:
+    settings = EngineSettings().model_dump()
+    for field in dataclasses.fields(Sampling):
+        if field.name in settings:
+            assert field.default == settings[field.name]
