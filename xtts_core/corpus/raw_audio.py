@@ -1,0 +1,279 @@
+"""The asset `raw_audio`: a video's sound in the form of the corpus, and the subtitles it has."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtts_core.corpus.decode import DecodedAudio, decode
+from xtts_core.corpus.download import Subtitle, download
+from xtts_core.corpus.videos import absolute, primary_language
+from xtts_core.errors import SourceError
+from xtts_core.settings import AudioSettings, DatasetSettings
+from xtts_core.stage import (
+    CheckSpec,
+    Outcome,
+    Progress,
+    Stage,
+    StageResult,
+    Verdict,
+    require,
+    run_stage,
+    silent,
+)
+from xtts_core.store import CorpusStore, read_json, sha256_file, write_json, write_text
+
+AUTOMATIC_SUFFIX = "-orig"
+"""How the language of YouTube's automatic captions in the video's own language ends."""
+
+RAW_AUDIO = Stage(
+    "raw_audio",
+    "1",
+    (
+        CheckSpec("duration_in_range", "error", "the length is between the settings' bounds"),
+        CheckSpec("not_silent", "error", "the level is over audio.silence_floor_dbfs"),
+        CheckSpec("clipping_ratio", "warn", "few samples are at full scale"),
+        CheckSpec("subtitles_language", "warn", "subtitles are in the video's language"),
+        CheckSpec("subtitles_readable", "warn", "every subtitle file that came can be read"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Source:
+    media: Path
+    subtitles: Sequence[Subtitle]
+    description: Mapping[str, Any]
+
+
+def make_raw_audio(
+    store: CorpusStore, settings: DatasetSettings, video_id: str, progress: Progress = silent
+) -> StageResult:
+    """Decode (and for a URL download) one video.
+
+    Writes `raw/<id>.wav`, `raw/<id>.<language>.vtt` for each subtitle file, and the provenance
+    `raw/<id>.json`: `source`, `audio` (container, codec, rate, channels), `duration_s`,
+    `subtitles` as `[{"language", "kind": "manual" | "automatic", "path"}]` with paths relative to
+    the corpus root, and `subtitles_rejected` with the reasons. Subtitles of an earlier version
+    are removed. The download itself stays in `downloads/<id>`; delete that to fetch it again.
+
+    Raises:
+        UpstreamError: `videos` is missing or failed a blocking check.
+        SourceError: the video cannot be had (TransientSourceError: not this time).
+        DecodeError: it cannot be decoded.
+    """
+    video = require(store, "videos", video_id)
+
+    def build(_fingerprint: str) -> Outcome:
+        record = read_json(video.uri)
+        row = record["row"]
+        languages = wanted_languages(row["subtitles"], settings)
+        source = _fetch(store, settings, video_id, record, languages, progress)
+        wav = store.raw_audio(video_id)
+        audio = decode(source.media, wav, progress)
+        subtitles, rejected = _write_subtitles(store, video_id, source.subtitles)
+        provenance = store.raw_provenance(video_id)
+        write_json(
+            provenance,
+            {
+                "video_id": video_id,
+                "source": source.description,
+                "audio": {
+                    "container": audio.container,
+                    "codec": audio.codec,
+                    "rate_hz": audio.source_rate_hz,
+                    "channels": audio.source_channels,
+                    "corrupt_packets": audio.corrupt_packets,
+                },
+                "duration_s": round(audio.duration_s, 6),
+                "rms_dbfs": audio.rms_dbfs,
+                "peak_dbfs": audio.peak_dbfs,
+                "subtitles": subtitles,
+                "subtitles_rejected": rejected,
+            },
+        )
+        written = [store.root / entry["path"] for entry in subtitles]
+        for old in wav.parent.glob(f"{video_id}.*.vtt"):
+            if old not in written:
+                old.unlink()
+        return Outcome(
+            uri=wav,
+            outputs=[wav, provenance, *written],
+            verdicts=verdicts(audio, subtitles, rejected, row["language"], settings.audio),
+            metadata={
+                "duration_s": round(audio.duration_s, 3),
+                "rms_dbfs": audio.rms_dbfs,
+                "peak_dbfs": audio.peak_dbfs,
+                "source_rate_hz": audio.source_rate_hz,
+                "source_channels": audio.source_channels,
+                "codec": audio.codec,
+                "subtitles": ", ".join(f"{s['language']} ({s['kind']})" for s in subtitles)
+                or "none",
+            },
+        )
+
+    return run_stage(
+        store,
+        RAW_AUDIO,
+        video_id,
+        inputs={
+            "audio": settings.audio.model_dump(mode="json"),
+            "download": settings.download.model_dump(
+                mode="json", include={"format", "subtitle_languages", "subtitle_format"}
+            ),
+            "videos": video.data_version,
+        },
+        build=build,
+    )
+
+
+def wanted_languages(subtitles: str, settings: DatasetSettings) -> tuple[str, ...]:
+    """The subtitle languages a row asks for, best first: `auto`, `none` or one language."""
+    if subtitles == "auto":
+        return settings.download.subtitle_languages
+    return () if subtitles == "none" else (subtitles,)
+
+
+def verdicts(
+    audio: DecodedAudio,
+    subtitles: Sequence[Mapping[str, Any]],
+    rejected: Sequence[Mapping[str, Any]],
+    language: str,
+    settings: AudioSettings,
+) -> list[Verdict]:
+    """The checks of `raw_audio`."""
+    clipping = audio.clipped_samples / audio.n_samples
+    found = [entry["language"] for entry in subtitles]
+    foreign = [tag for tag in found if primary_language(tag) != primary_language(language)]
+    return [
+        RAW_AUDIO.verdict(
+            "duration_in_range",
+            settings.min_duration_s <= audio.duration_s <= settings.max_duration_s,
+            value=round(audio.duration_s, 3),
+            threshold=f"{settings.min_duration_s} to {settings.max_duration_s} s",
+        ),
+        RAW_AUDIO.verdict(
+            "not_silent",
+            audio.rms_dbfs > settings.silence_floor_dbfs,
+            value=audio.rms_dbfs,
+            threshold=settings.silence_floor_dbfs,
+        ),
+        RAW_AUDIO.verdict(
+            "clipping_ratio",
+            clipping <= settings.max_clipping_ratio,
+            value=round(clipping, 8),
+            threshold=settings.max_clipping_ratio,
+        ),
+        RAW_AUDIO.verdict(
+            "subtitles_language",
+            not foreign,
+            value=", ".join(found),
+            threshold=language,
+        ),
+        RAW_AUDIO.verdict(
+            "subtitles_readable",
+            not rejected,
+            value=len(rejected),
+            threshold=0,
+            detail="; ".join(f"{entry['name']}: {entry['reason']}" for entry in rejected),
+        ),
+    ]
+
+
+def _fetch(
+    store: CorpusStore,
+    settings: DatasetSettings,
+    video_id: str,
+    record: Mapping[str, Any],
+    languages: Sequence[str],
+    progress: Progress,
+) -> _Source:
+    source = record["source"]
+    if source["kind"] == "url":
+        got = download(
+            source["url"], store.download_dir(video_id), languages, settings.download, progress
+        )
+        return _Source(
+            media=got.media,
+            subtitles=got.subtitles,
+            description={
+                "kind": "url",
+                "url": source["url"],
+                "extractor": got.extractor,
+                "remote_id": got.remote_id,
+                "title": got.title,
+                "sha256": sha256_file(got.media),
+            },
+        )
+    media = absolute(store, source["path"])
+    wanted = {language.lower() for language in languages}
+    sidecars = [s for s in source["sidecars"] if s["language"].lower() in wanted]
+    for entry in (source, *sidecars):
+        _refuse_changed(absolute(store, entry["path"]), entry["sha256"])
+    return _Source(
+        media=media,
+        subtitles=[
+            Subtitle(
+                language=entry["language"],
+                kind="automatic" if entry["language"].endswith(AUTOMATIC_SUFFIX) else "manual",
+                path=absolute(store, entry["path"]),
+            )
+            for entry in sidecars
+        ],
+        description={"kind": "file", "path": source["path"], "sha256": source["sha256"]},
+    )
+
+
+def _refuse_changed(path: Path, sha256: str) -> None:
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise SourceError(
+            "The file is missing or was changed since its row was recorded",
+            where=str(path),
+            remedy="Materialise videos again",
+        )
+
+
+def _write_subtitles(
+    store: CorpusStore, video_id: str, subtitles: Sequence[Subtitle]
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """What was written, and which file was not and why."""
+    written = []
+    rejected = []
+    for subtitle in subtitles:
+        try:
+            text = _as_vtt(subtitle.path)
+        except ValueError as error:
+            rejected.append({"name": subtitle.path.name, "reason": str(error)})
+            continue
+        target = store.raw_subtitles(video_id, subtitle.language)
+        write_text(target, text)
+        written.append(
+            {
+                "language": subtitle.language,
+                "kind": subtitle.kind,
+                "path": store.relative(target),
+            }
+        )
+    return written, rejected
+
+
+def _as_vtt(path: Path) -> str:
+    """The subtitles as WebVTT; a file that is one already stays as it is.
+
+    Raises ValueError with the reason why the file cannot be read.
+    """
+    import webvtt
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    name = path.suffix.removeprefix(".")
+    try:
+        captions = webvtt.WebVTT.from_buffer(io.StringIO(text), format=name)
+        return text if name == "vtt" else str(captions.content)
+    except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
+        raise ValueError(f"malformed: {error}") from None
