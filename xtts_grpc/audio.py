@@ -26,7 +26,7 @@ OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 """The rates of RFC 6716, section 2; libsndfile's Opus encoder takes no other."""
 
 _MAX_REFERENCE_RATE_HZ = 192_000
-_MAX_REFERENCE_CHANNELS = 8
+_MAX_REFERENCE_CHANNELS = 2
 _SILENCE_DBFS = -60.0
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 _LIBSNDFILE = {
@@ -176,7 +176,7 @@ def _read_mono(data: bytes, where: str, max_s: float) -> tuple[FloatArray, int]:
                 raise DecodeError(
                     f"{channels} channels are too many",
                     where=where,
-                    remedy=f"Send up to {_MAX_REFERENCE_CHANNELS}, best one",
+                    remedy="Send mono or stereo",
                 )
             frames = int(max_s * rate_hz) + 1
             audio = file.read(frames, dtype="float32", always_2d=True)

@@ -18,12 +18,15 @@ from typing import Any, Self, cast
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from xtts_core.errors import XttsError
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
 
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["SynthesisService"].full_name
 REASON_KEY = "xtts-reason"
+"""The trailing metadata that carries the service's `XttsError.reason`."""
 
 
 class ServiceError(XttsError):
@@ -173,6 +176,22 @@ class SynthesisClient:
     def close(self) -> None:
         """End the connection."""
         self._channel.close()
+
+    def wait_until_serving(self, timeout_s: float) -> None:
+        """Return once the service is up and a model serves.
+
+        Raises:
+            ServiceError: that did not happen within `timeout_s` seconds.
+        """
+        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        with self._reported():
+            watch = health_pb2_grpc.HealthStub(self._channel).Watch(
+                request, timeout=timeout_s, wait_for_ready=True
+            )
+            for answer in watch:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    watch.cancel()
+                    return
 
     def synthesize(
         self,

@@ -41,7 +41,7 @@ def say(
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Repeats a take.")] = None,
     sample_rate: Annotated[int, typer.Option(help="Hertz, 8000 to 48000.")] = 24_000,
     address: Annotated[
-        str | None, typer.Option(help="host:port of the service. [default: XTTS_GRPC_ADDRESS]")
+        str | None, typer.Option(help="host:port of the service. Default: XTTS_GRPC_ADDRESS.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which to give up.")] = 300.0,
 ) -> None:
@@ -55,9 +55,9 @@ def say(
             )
         if (voice is None) == (not reference):
             raise RequestError(
-                "Which voice is to speak",
-                where="--voice",
-                remedy="Give either --voice or --reference",
+                "Exactly one of them is needed",
+                where="--voice, --reference",
+                remedy="Name a voice, or give a recording to clone it from",
             )
         where = address or Environment.load().grpc_address
         with SynthesisClient(where, timeout_s=timeout) as client:
@@ -126,12 +126,14 @@ def _progress() -> Progress:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    console = Console(stderr=True)
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description} {task.fields[said]}"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

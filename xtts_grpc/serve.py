@@ -6,6 +6,7 @@ model serves; `reload` is NOT_SERVING while the newest checkpoint could not be l
 
 from __future__ import annotations
 
+import enum
 import logging
 import signal
 import threading
@@ -21,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from xtts_core.errors import SettingsError, XttsError
 from xtts_core.settings import Environment
+from xtts_grpc.client import SERVICE_NAME
 
 if TYPE_CHECKING:
     from xtts_core.settings import ServiceSettings
@@ -31,7 +33,16 @@ RELOAD_HEALTH = "reload"
 _SPARE_THREADS = 8
 """Threads for calls that are refused, and for health, reflection, GetModel and ReloadModel."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("xtts_grpc.serve")
+
+
+class LogLevel(enum.StrEnum):
+    """What `--log-level` takes."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class Service:
@@ -59,7 +70,7 @@ class Service:
     ) -> None:
         from xtts_core.model.engine import Engine
         from xtts_grpc.reload import ModelStore, ReleaseFollower
-        from xtts_grpc.servicer import SERVICE_NAME, SynthesisServicer
+        from xtts_grpc.servicer import SynthesisServicer
         from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
         from xtts_grpc.voices import VoiceStore
 
@@ -121,7 +132,9 @@ class Service:
     def stop(self) -> None:
         """Refuse new calls, let those in flight end within `server.drain_s`, free the model."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._settings.server.drain_s).wait()
+        drained = self._server.stop(self._settings.server.drain_s)
+        log.info("stopping: new calls are refused")
+        drained.wait()
         if self._follower is not None:
             self._follower.stop()
         self._store.close()
@@ -178,12 +191,12 @@ def serve(
     address: Annotated[
         str | None,
         typer.Option(
-            help="host:port to listen on; port 0 takes a free one. [default: XTTS_GRPC_ADDRESS]"
+            help="host:port to listen on; port 0 takes a free one. Default: XTTS_GRPC_ADDRESS."
         ),
     ] = None,
     config_dir: Annotated[
         Path | None,
-        typer.Option(help="The folder of service.yaml. [default: XTTS_CONFIG_DIR]"),
+        typer.Option(help="The folder of service.yaml. Default: XTTS_CONFIG_DIR."),
     ] = None,
     strict: Annotated[
         bool,
@@ -193,7 +206,7 @@ def serve(
             "serving the base model.",
         ),
     ] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Serve the release that serving.json names (XTTS_SERVING_URI), and every later one.
 
@@ -230,7 +243,6 @@ def _run(environment: Environment, address: str | None, *, strict: bool) -> None
     try:
         service.start()
         stopping.wait()
-        log.info("stopping")
     finally:
         service.stop()
     log.info("stopped")

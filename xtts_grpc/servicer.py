@@ -25,6 +25,7 @@ from xtts_core.errors import (
     XttsError,
 )
 from xtts_grpc.audio import StreamEncoder, encode, resolve_format
+from xtts_grpc.client import REASON_KEY
 from xtts_grpc.reload import Source
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from xtts_grpc.voices import VoiceStore
 
     FloatArray = NDArray[np.float32]
-
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["SynthesisService"].full_name
-REASON_KEY = "xtts-reason"
-"""The trailing metadata that carries `XttsError.reason`."""
 
 STATUS_CODES: dict[str, grpc.StatusCode] = {
     RequestError.reason: grpc.StatusCode.INVALID_ARGUMENT,

@@ -22,6 +22,7 @@ import soundfile
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from xtts_core.errors import ModelError
+from xtts_core.model.base import make_base_model
 from xtts_core.model.checkpoint import (
     Manifest,
     Origin,
@@ -31,7 +32,13 @@ from xtts_core.model.checkpoint import (
     write_checkpoint,
     write_manifest,
 )
-from xtts_core.settings import EngineSettings, ServiceSettings
+from xtts_core.model.loading import load_model, model_state
+from xtts_core.settings import (
+    BaseModelSettings,
+    EngineSettings,
+    ServiceSettings,
+    TrainingSettings,
+)
 from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
 from xtts_grpc.client import SynthesisClient
 from xtts_grpc.serve import Service
@@ -255,6 +262,12 @@ def audio_file(recording: np.ndarray) -> Callable[..., bytes]:
 
 
 @pytest.fixture
+def fast_settings() -> ServiceSettings:
+    """The defaults, with serving.json polled fast."""
+    return service_settings()
+
+
+@pytest.fixture
 def releases(tmp_path: Path, recording: np.ndarray) -> Releases:
     return Releases(tmp_path / "corpus", recording[: 4 * 22_050])
 
@@ -292,51 +305,61 @@ def running(start: Callable[..., Running], releases: Releases) -> Running:
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, recording: np.ndarray) -> CorpusStore:
-    """A corpus root with the base model `tiny` and a published release made of it."""
-    from xtts_core.model.base import make_base_model
-    from xtts_core.model.loading import load_model, model_state
-    from xtts_core.settings import BaseModelSettings, TrainingSettings
-
+    """A corpus root with the base model `tiny`, and two releases made of it, not published yet."""
     root = tmp_path_factory.mktemp("tiny-corpus")
     store = CorpusStore(root)
     settings = TrainingSettings(base_model=BaseModelSettings(name="tiny"))
     make_base_model(store, settings)
     clip = root / "clip.wav"
     soundfile.write(clip, recording, 22_050, subtype="PCM_16")
-    release = write_checkpoint(
-        store.releases_dir,
-        base_dir=store.base_model("tiny"),
-        state=model_state(load_model(store.base_model("tiny"))),
-        adapter_dir=None,
-        voices={"alex": [clip]},
-        settings={},
-        lineage={},
-        metrics={},
-        licence="Apache-2.0",
-        created_at=datetime(2026, 11, 22, tzinfo=UTC),
-    )
-    write_json(
-        root / "serving.json",
-        {
-            "release": 1,
-            "path": f"releases/{release.name}",
-            "manifest_sha256": sha256_file(release / "manifest.json"),
-            "created_at": "2026-11-22T00:00:00+00:00",
-        },
-    )
+    state = model_state(load_model(store.base_model("tiny")))
+    for release in (1, 2):
+        write_checkpoint(
+            store.releases_dir / str(release),
+            base_dir=store.base_model("tiny"),
+            state=state,
+            adapter_dir=None,
+            voices={"alex": [clip]},
+            settings={},
+            lineage={},
+            metrics={},
+            licence="Apache-2.0",
+            created_at=datetime(2026, 11, release, tzinfo=UTC),
+        )
     return store
+
+
+@pytest.fixture
+def publish_tiny(tiny_corpus: CorpusStore) -> Iterator[Callable[[int], str]]:
+    """Publishes one of the two releases; its version."""
+    serving = tiny_corpus.root / "serving.json"
+
+    def publish(release: int) -> str:
+        [directory] = (tiny_corpus.releases_dir / str(release)).iterdir()
+        pointer = {
+            "release": release,
+            "path": tiny_corpus.relative(directory),
+            "manifest_sha256": sha256_file(directory / "manifest.json"),
+            "created_at": "2026-11-22T00:00:00+00:00",
+        }
+        write_json(serving, pointer)
+        return directory.name
+
+    yield publish
+    serving.unlink()
 
 
 class Process:
     """A real `xtts-serve` process on a free port."""
 
     def __init__(self, environment: dict[str, str], *options: str) -> None:
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("XTTS_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "xtts_grpc.serve", "--address", "127.0.0.1:0", *options],
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env={**outside, **environment},
         )
         self.lines: list[str] = []
 
@@ -360,9 +383,9 @@ class Process:
         return "".join(self.lines)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve_process() -> Iterator[Callable[..., Process]]:
-    """Starts `xtts-serve` processes; those still running at the end of the test are killed."""
+    """Starts `xtts-serve` processes; those still running at the end of the module are killed."""
     with ExitStack() as stack:
 
         def start_one(environment: dict[str, str], *options: str) -> Process:

@@ -54,30 +54,27 @@ def test_without_a_release_calls_are_refused_until_there_is_one(start, releases)
 
 
 def test_a_release_published_under_load_fails_no_call(running, releases):
-    second = threading.Event()
-    ended = []
+    answered = threading.Semaphore(0)
+    first = running.client.get_model().model_version
 
-    def keep_calling() -> list[tuple[str, float]]:
+    def call_until_the_model_changed() -> list[tuple[str, float]]:
         answers = []
-        while not second.is_set() or len(answers) < 20:
+        while len({version for version, _ in answers}) < 2:
             speech = say(running)
             answers.append((speech.model_version, pitch_hz(speech.audio)))
-            if speech.model_version == version[0]:
-                second.set()
-        ended.append(True)
+            answered.release()
         return answers
 
-    first = running.client.get_model().model_version
-    version = [""]
     with ThreadPoolExecutor(4) as callers:
-        calls = [callers.submit(keep_calling) for _ in range(4)]
-        version[0] = releases.publish(2)
+        calls = [callers.submit(call_until_the_model_changed) for _ in range(4)]
+        for _ in range(20):
+            assert answered.acquire(timeout=30)
+        second = releases.publish(2)
         answers = [answer for call in calls for answer in call.result()]
-    expected = {first: releases.hz(1), version[0]: releases.hz(2)}
-    assert {version for version, _ in answers} == set(expected)
+    expected = {first: releases.hz(1), second: releases.hz(2)}
     for answered, pitch in answers:
         assert pitch == pytest.approx(expected[answered], abs=2)
-    assert say(running).model_version == version[0]
+    assert say(running).model_version == second
     old, new = running.gate.engines
     assert old.closed
     assert not new.closed
@@ -103,7 +100,7 @@ def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audi
     voice_id = running.client.clone_voice([audio_file()]).voice_id
     before = loudness(say(running, voice_id).audio)
     releases.publish(2)
-    assert running.client.reload_model().changed
+    running.client.reload_model()
     speech = say(running, voice_id)
     assert pitch_hz(speech.audio) == pytest.approx(releases.hz(2), abs=2)
     assert loudness(speech.audio) == pytest.approx(before, rel=0.02)
@@ -194,6 +191,15 @@ def test_reloading_what_serves_already_changes_nothing(running):
     reloaded = running.client.reload_model()
     assert (reloaded.changed, reloaded.release) == (False, 1)
     assert len(running.gate.engines) == 1
+
+
+def test_a_nudge_loads_a_release_that_no_poll_has_seen(start, releases):
+    releases.publish(1)
+    service = start(reload={"poll_s": 3_600.0})
+    service.health.wait_for("SERVING")
+    version = releases.publish(2)
+    reloaded = service.client.reload_model()
+    assert (reloaded.changed, reloaded.release, reloaded.model_version) == (True, 2, version)
 
 
 def test_a_release_without_voices_is_warmed_up_and_serves(start, releases, audio_file):
@@ -288,6 +294,17 @@ def test_a_voice_that_is_gone_does_not_keep_a_release_from_serving(
     with pytest.raises(ServiceError) as caught:
         say(running, voice_id)
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_full_voice_store_takes_known_voices_and_no_new_one(start, releases, audio_file):
+    releases.publish(1)
+    service = start(limits={"max_voices": 1})
+    service.health.wait_for("SERVING")
+    first = service.client.clone_voice([audio_file(4.0)])
+    with pytest.raises(ServiceError) as caught:
+        service.client.clone_voice([audio_file(5.0)])
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert service.client.clone_voice([audio_file(4.0)]) == first
 
 
 def test_the_references_of_a_voice_are_mono_wav_files_at_22_050_hz(running, audio_file, tmp_path):
