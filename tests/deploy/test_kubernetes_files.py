@@ -54,7 +54,7 @@ def test_the_code_server_listens_where_compose_has_it(
 ) -> None:
     command = compose["services"]["code"]["command"]
     assert f"--port={code['port']}" in command
-    assert "=".join(code["codeServerArgs"]) in command
+    assert "=".join(code["dagsterApiGrpcArgs"]) in command
 
 
 def test_runs_reach_the_service_and_both_share_the_corpus(
