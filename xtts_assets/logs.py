@@ -1,7 +1,5 @@
 """The log file of each run, below the corpus root."""
 
-from __future__ import annotations
-
 import logging
 
 import dagster as dg
@@ -10,10 +8,8 @@ from xtts_core.settings import Environment
 from xtts_core.store import CorpusStore
 
 
-@dg.logger(description="Writes <corpus root>/logs/<job>-<run id>.log.")
-def corpus_file_logger(context: dg.InitLoggerContext) -> logging.Logger:
-    """A logger of one run that writes to a file of its own."""
-    job = context.job_name or "run"
+def _corpus_file_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    job = context.job_def.name if context.job_def else "run"
     run = (context.run_id or "").split("-")[0]
     path = CorpusStore(Environment.load().corpus_root).logs_dir / f"{job}-{run}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,3 +18,8 @@ def corpus_file_logger(context: dg.InitLoggerContext) -> logging.Logger:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     return logger
+
+
+corpus_file_logger = dg.LoggerDefinition(
+    logger_fn=_corpus_file_logger, description="Writes <corpus root>/logs/<job>-<run id>.log."
+)

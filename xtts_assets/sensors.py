@@ -4,12 +4,11 @@ Both are level-triggered: each tick compares what is wanted with what the corpus
 restart, a lost tick or a run started by hand changes nothing.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
 import dagster as dg
 
@@ -41,7 +40,7 @@ class Asked:
     base_model: str = ""
 
     @classmethod
-    def parse(cls, cursor: str | None) -> Asked:
+    def parse(cls, cursor: str | None) -> Self:
         return cls(**json.loads(cursor)) if cursor else cls(generation=int(time.time()))
 
     def dump(self) -> str:

@@ -1,9 +1,5 @@
 """From a row of videos.csv to transcribed clips: videos, raw_audio, segments, transcripts."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import dagster as dg
 
 from xtts_assets.partitions import videos_partitions
@@ -22,7 +18,7 @@ from xtts_core.transcription.transcripts import TRANSCRIPTS, make_transcripts
     code_version=VIDEOS.code_version,
     check_specs=check_specs(VIDEOS, videos_partitions),
 )
-def videos(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def videos(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The video's row of videos.csv, validated, with the hash of the row and of its source."""
     return platform.materialise(
         context,
@@ -49,7 +45,7 @@ def videos(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
         max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
     ),
 )
-def raw_audio(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def raw_audio(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The video's sound as 22 050 Hz mono 16-bit WAV, and the subtitles that came along."""
     return platform.materialise(
         context,
@@ -68,7 +64,7 @@ def raw_audio(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mater
     code_version=SEGMENTS.code_version,
     check_specs=check_specs(SEGMENTS, videos_partitions),
 )
-def segments(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def segments(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The video's speech as clips of 7 to 11.6 s, cut in pauses, at one loudness."""
     return platform.materialise(
         context,
@@ -88,7 +84,7 @@ def segments(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
     check_specs=check_specs(TRANSCRIPTS, videos_partitions),
     pool="gpu",
 )
-def transcripts(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def transcripts(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """What is said in each clip: manual subtitles where they cover it, else Whisper."""
     return platform.materialise(
         context,

@@ -1,9 +1,5 @@
 """From transcribed clips to a dataset: metadata, train_val_splits, ljspeech_dataset."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import dagster as dg
 
 from xtts_assets.assets.corpus import segments, transcripts, videos
@@ -24,7 +20,7 @@ from xtts_core.dataset.split import TRAIN_VAL_SPLITS, make_train_val_splits
     code_version=METADATA.code_version,
     check_specs=check_specs(METADATA, videos_partitions),
 )
-def metadata(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def metadata(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """One row per clip of the video: accepted, or rejected with every reason."""
     return platform.materialise(
         context,
@@ -43,9 +39,7 @@ def metadata(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
     code_version=TRAIN_VAL_SPLITS.code_version,
     check_specs=check_specs(TRAIN_VAL_SPLITS, videos_partitions),
 )
-def train_val_splits(
-    context: dg.AssetExecutionContext, platform: Platform
-) -> dg.MaterializeResult[Any]:
+def train_val_splits(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Which accepted clips of the video are trained on, and which are held out."""
     return platform.materialise(
         context,
@@ -63,9 +57,7 @@ def train_val_splits(
     code_version=LJSPEECH_DATASET.code_version,
     check_specs=check_specs(LJSPEECH_DATASET),
 )
-def ljspeech_dataset(
-    context: dg.AssetExecutionContext, platform: Platform
-) -> dg.MaterializeResult[Any]:
+def ljspeech_dataset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Every accepted clip of every usable video in the LJSpeech layout."""
     return platform.materialise(
         context, lambda progress: make_ljspeech_dataset(platform.store, progress)

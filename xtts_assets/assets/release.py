@@ -1,9 +1,5 @@
 """From a voice to the service: evaluation_samples, scorecard, served_release."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import dagster as dg
 
 from xtts_assets.assets.dataset import metadata, train_val_splits
@@ -30,7 +26,7 @@ NUDGE_TIMEOUT_S = 60.0
 )
 def evaluation_samples(
     context: dg.AssetExecutionContext, platform: Platform
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """Held-out sentences of the video spoken by the base and by the fine-tuned model."""
     return platform.materialise(
         context,
@@ -48,7 +44,7 @@ def evaluation_samples(
     code_version=SCORECARD.code_version,
     check_specs=check_specs(SCORECARD),
 )
-def scorecard(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def scorecard(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The fine-tuned model against its base over every video; the gate of a release."""
     return platform.materialise(
         context, lambda progress: make_scorecard(platform.store, platform.training, progress)
@@ -63,9 +59,7 @@ def scorecard(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mater
     code_version=SERVED_RELEASE.code_version,
     check_specs=check_specs(SERVED_RELEASE),
 )
-def served_release(
-    context: dg.AssetExecutionContext, platform: Platform
-) -> dg.MaterializeResult[Any]:
+def served_release(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The release that serving.json points to, and a nudge to the service to load it now."""
     return platform.materialise(
         context,

@@ -1,9 +1,5 @@
 """From a dataset to a voice: base_model, audio_codes, finetuned_checkpoint."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import dagster as dg
 
 from xtts_assets.partitions import videos_partitions
@@ -23,7 +19,7 @@ from xtts_core.training.finetuned_checkpoint import (
     code_version=BASE_MODEL.code_version,
     check_specs=check_specs(BASE_MODEL),
 )
-def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The XTTS model that training starts from, verified and converted to safetensors."""
     return platform.materialise(
         context, lambda progress: make_base_model(platform.store, platform.training, progress)
@@ -40,7 +36,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mate
     check_specs=check_specs(AUDIO_CODES, videos_partitions),
     pool="gpu",
 )
-def audio_codes(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult[Any]:
+def audio_codes(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The base model's DVAE codes of each accepted clip of the video, and its audio."""
     return platform.materialise(
         context,
@@ -61,7 +57,7 @@ def audio_codes(context: dg.AssetExecutionContext, platform: Platform) -> dg.Mat
 )
 def finetuned_checkpoint(
     context: dg.AssetExecutionContext, platform: Platform
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """The voice: a fine-tuned model with its reference clips, report and manifest."""
     return platform.materialise(
         context,

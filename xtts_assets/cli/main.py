@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from xtts_assets.cli import dataset, demo, model, videos
+from xtts_assets.cli import dataset, demonstration, model, videos
 from xtts_assets.cli.display import Display
 from xtts_assets.cli.execution import Runner, prepare
 from xtts_assets.cli.execution import train as train_voice
@@ -71,7 +71,7 @@ def run_demo(
 ) -> None:
     """The whole way on two short videos with the `tiny` model: corpus, training, release, and a
     sentence over gRPC. Run again, it does only what changed."""
-    raise typer.Exit(demo.run(output, console))
+    raise typer.Exit(demonstration.run(output, console))
 
 
 def main() -> None:
