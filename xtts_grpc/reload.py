@@ -177,8 +177,9 @@ class ModelStore:
             try:
                 model = self._replace(checkpoint)
             except Exception as error:
-                self.report(_unservable(checkpoint, error))
-                raise _unservable(checkpoint, error) from error
+                refusal = _unservable(checkpoint, error)
+                self.report(refusal)
+                raise refusal from error
             self._failure = None
             self._on_change(True, False)
             log.info(

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REFERENCES = 10
+MIN_RECORDING_S = 0.5
+"""The shortest single recording: the conditioning needs 0.33 s of each (coqui-tts, xtts.py:
+MIN_AUDIO_SECONDS)."""
 MAX_LABEL_CHARACTERS = 200
 MAX_CONSENT_CHARACTERS = 2_000
 
@@ -67,20 +70,8 @@ class VoiceStore:
         """
         _check_text(label, "label", MAX_LABEL_CHARACTERS)
         _check_text(consent, "consent", MAX_CONSENT_CHARACTERS)
-        if not 1 <= len(files) <= MAX_REFERENCES:
-            raise RequestError(
-                f"{len(files)} reference files were sent",
-                where="references",
-                remedy=f"Send 1 to {MAX_REFERENCES}",
-            )
-        references = decode_references(files, self._settings.max_reference_s)
+        references = self._decode(files)
         reference_s = sum(map(len, references)) / SAMPLE_RATE_HZ
-        if reference_s < self._settings.min_reference_s:
-            raise RequestError(
-                f"The reference audio is {reference_s:.2f} s long",
-                where="references",
-                remedy=f"Send at least {self._settings.min_reference_s:g} s of speech",
-            )
         voice_id = _voice_id(references)
         with self._adding:
             if not self._folder(voice_id).is_dir():
@@ -119,6 +110,30 @@ class VoiceStore:
 
     def _folder(self, voice_id: str) -> Path:
         return self._root / voice_id
+
+    def _decode(self, files: Sequence[bytes]) -> list[NDArray[np.int16]]:
+        if not 1 <= len(files) <= MAX_REFERENCES:
+            raise RequestError(
+                f"{len(files)} reference files were sent",
+                where="references",
+                remedy=f"Send 1 to {MAX_REFERENCES}",
+            )
+        references = decode_references(files, self._settings.max_reference_s)
+        for number, samples in enumerate(references):
+            if len(samples) < MIN_RECORDING_S * SAMPLE_RATE_HZ:
+                raise RequestError(
+                    f"The recording is shorter than {MIN_RECORDING_S:g} s",
+                    where=f"references[{number}]",
+                    remedy="Leave it out, or send a longer one",
+                )
+        seconds = sum(map(len, references)) / SAMPLE_RATE_HZ
+        if seconds < self._settings.min_reference_s:
+            raise RequestError(
+                f"The reference audio is {seconds:.2f} s long",
+                where="references",
+                remedy=f"Send at least {self._settings.min_reference_s:g} s of speech",
+            )
+        return references
 
     def _require_room(self) -> None:
         if len(self.ids()) >= self._max_voices:

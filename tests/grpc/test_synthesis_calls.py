@@ -216,6 +216,7 @@ def test_reference_audio_that_cannot_be_used_is_refused_with_the_reason(running,
         "4000 Hz is out of range": [audio_file(samples=np.ones(20_000) * 0.1, rate_hz=4_000)],
         "3 channels": [audio_file(samples=np.full((5 * 22_050, 3), 0.1))],
         "references[1]": [audio_file(4.0), b""],
+        "shorter than 0.5 s": [audio_file(4.0), audio_file(0.4)],
     }
     for reason, files in cases.items():
         error = refusal(running.client.clone_voice, files)
