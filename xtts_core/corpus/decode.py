@@ -153,6 +153,8 @@ class _Track:
                     layout="mono",
                     rate=frame.sample_rate,
                     frame_size=frame.sample_rate,
+                    # Without it a mix into float samples may come out over full scale.
+                    options={"rematrix_maxval": "1.0"},
                 )
             self.position_s += frame.samples / frame.sample_rate
             yield from _drain(mixer, frame)

@@ -26,6 +26,8 @@ MAX_RETRY_DELAY_S = 300.0
 _BUSY_STATUS = (408, 425, 429)
 _BUSY_TEXT = re.compile(r"not a bot|rate.?limit|too many requests|try again later", re.IGNORECASE)
 _MISSING_STATUS = (404, 410)
+_GAVE_UP_TEXT = "Got error: "
+"""How yt-dlp reports a transfer that it would have tried again; its cause is lost by then."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ def _attempt(
             )
             info = downloader.process_ie_result(found, download=True)
         except yt_dlp.utils.YoutubeDLError as error:
-            raise _explained(url, error) from error
+            raise explained(url, error) from error
     subtitles = info.get("requested_subtitles") or {}
     return Download(
         media=Path(info["requested_downloads"][0]["filepath"]),
@@ -121,6 +123,22 @@ def _attempt(
         remote_id=str(info.get("id") or ""),
         title=str(info.get("title") or ""),
     )
+
+
+class _QuietLogger:
+    """yt-dlp's messages. Its errors are raised as well, so here they are details."""
+
+    def debug(self, message: str) -> None:
+        _log.debug("%s", message)
+
+    def info(self, message: str) -> None:
+        _log.debug("%s", message)
+
+    def warning(self, message: str) -> None:
+        _log.info("%s", message)
+
+    def error(self, message: str) -> None:
+        _log.debug("%s", message)
 
 
 def _options(place: Path, settings: DownloadSettings, progress: Progress) -> dict[str, Any]:
@@ -149,7 +167,7 @@ def _options(place: Path, settings: DownloadSettings, progress: Progress) -> dic
         "updatetime": False,
         "quiet": True,
         "noprogress": True,
-        "logger": _log,
+        "logger": _QuietLogger(),
         "progress_hooks": [tell],
     }
 
@@ -188,7 +206,8 @@ def _choose_subtitles(found: dict[str, Any], languages: Sequence[str]) -> dict[s
     return {}
 
 
-def _explained(url: str, error: Exception) -> SourceError:
+def explained(url: str, error: Exception) -> SourceError:
+    """What an exception of yt-dlp means, as one of this project's."""
     from yt_dlp.networking.exceptions import (
         CertificateVerifyError,
         HTTPError,
@@ -214,11 +233,11 @@ def _explained(url: str, error: Exception) -> SourceError:
         return SourceError(
             f"There is nothing at this address: {text}",
             where=url,
-            remedy="Correct the row's source",
+            remedy="Correct the row's source (or its subtitles, if it is them that are missing)",
         )
     if any(isinstance(cause, CertificateVerifyError) for cause in causes):
         return SourceError(f"The server's certificate is not valid: {text}", where=url)
-    if any(
+    if _GAVE_UP_TEXT in text or any(
         isinstance(cause, TransportError | IncompleteRead | ContentTooShortError | OSError)
         for cause in causes
     ):

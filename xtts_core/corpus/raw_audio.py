@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from xtts_core.corpus.decode import DecodedAudio, decode
 from xtts_core.corpus.download import Subtitle, download
 from xtts_core.corpus.videos import absolute, primary_language
-from xtts_core.errors import SourceError
+from xtts_core.errors import DecodeError, SourceError
 from xtts_core.settings import AudioSettings, DatasetSettings
 from xtts_core.stage import (
     CheckSpec,
@@ -73,7 +74,7 @@ def make_raw_audio(
         languages = wanted_languages(row["subtitles"], settings)
         source = _fetch(store, settings, video_id, record, languages, progress)
         wav = store.raw_audio(video_id)
-        audio = decode(source.media, wav, progress)
+        audio = _decode(source, wav, progress)
         subtitles, rejected = _write_subtitles(store, video_id, source.subtitles)
         provenance = store.raw_provenance(video_id)
         write_json(
@@ -225,6 +226,16 @@ def _fetch(
         ],
         description={"kind": "file", "path": source["path"], "sha256": source["sha256"]},
     )
+
+
+def _decode(source: _Source, wav: Path, progress: Progress) -> DecodedAudio:
+    """A download that cannot be decoded is removed, so that the next run fetches it anew."""
+    try:
+        return decode(source.media, wav, progress)
+    except DecodeError:
+        if source.description["kind"] == "url":
+            shutil.rmtree(source.media.parent)
+        raise
 
 
 def _refuse_changed(path: Path, sha256: str) -> None:

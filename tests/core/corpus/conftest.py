@@ -1,0 +1,121 @@
+"""Real recordings with known truth, a corpus made from them once, and a web server."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xtts_core.corpus.raw_audio import make_raw_audio
+from xtts_core.corpus.segments import make_segments
+from xtts_core.corpus.videos import make_video
+from xtts_core.settings import DatasetSettings
+from xtts_core.store import CorpusStore
+
+DEMO = Path(__file__).parents[3] / "examples/demo"
+PAGE = """<html><head><title>Feira</title></head><body>
+<video><source src="/feira-dora.webm" type="video/webm">
+<track kind="subtitles" srclang="pt-BR" src="/feira-dora.pt-BR.vtt"></video></body></html>"""
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    return DEMO
+
+
+@pytest.fixture(scope="session")
+def truth() -> dict[str, list[tuple[float, float]]]:
+    """Per video the spoken sentences as (start, end) in seconds."""
+    return {
+        name: [
+            (sentence["start"], sentence["end"])
+            for sentence in json.loads((DEMO / f"{name}.truth.json").read_text())["speech"]
+        ]
+        for name in ("feira-dora", "cidade-alex")
+    }
+
+
+@pytest.fixture(scope="session")
+def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> CorpusStore:
+    """The two demo videos through videos, raw_audio and segments. Tests only read it."""
+    store = CorpusStore(tmp_path_factory.mktemp("corpus"))
+    settings = DatasetSettings()
+    for video_id in ("feira-dora", "cidade-alex"):
+        make_video(store, settings, DEMO / "videos.csv", video_id)
+        make_raw_audio(store, settings, video_id)
+        make_segments(store, settings, video_id)
+    return store
+
+
+@dataclass
+class Site:
+    """A web site: `pages` maps a path to its text or to an HTTP error, `media` to the content of
+    a WebM file; `asked` is its log."""
+
+    address: str
+    pages: dict[str, str | int] = field(default_factory=dict)
+    media: dict[str, bytes] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    fail_after: int | None = None
+    """Media connections break after so many bytes until this is None again."""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Serves the demo folder (with byte ranges) and whatever a test puts into `pages`."""
+    here = Site("", {"/watch": PAGE})
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            here.asked.append(self.path)
+            page = here.pages.get(self.path)
+            file = DEMO / self.path[1:]
+            if isinstance(page, int):
+                self.send_error(page)
+            elif isinstance(page, str):
+                self._send(page.encode(), "text/html")
+            elif self.path in here.media:
+                self._send(here.media[self.path], "video/webm")
+            elif file.is_file():
+                self._send(file.read_bytes(), _TYPES[file.suffix])
+            else:
+                self.send_error(404)
+
+        def _send(self, body: bytes, kind: str) -> None:
+            first = 0
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            if asked:
+                first = int(asked[1])
+                here.ranges.append(self.headers["Range"])
+            self.send_response(206 if asked else 200)
+            if asked:
+                self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body) - first))
+            self.end_headers()
+            breaks = here.fail_after if kind == "video/webm" else None
+            self.wfile.write(body[first:][:breaks])
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    here.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield here
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+_TYPES = {".webm": "video/webm", ".vtt": "text/vtt", ".json": "application/json"}

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from xtts_core.corpus.catalogue import (
+    append_row,
+    read_catalogue,
+    remove_row,
+    youtube_id,
+)
+from xtts_core.errors import CatalogueError
+
+
+@pytest.fixture
+def csv_path(tmp_path: Path) -> Path:
+    return tmp_path / "videos.csv"
+
+
+def test_defaults_are_filled_in(csv_path: Path) -> None:
+    csv_path.write_text("video_id,source\na1,https://example.org/v\n")
+    (row,) = read_catalogue(csv_path).rows
+    assert (row.language, row.speaker, row.subtitles, row.licence) == ("pt", "a1", "auto", "")
+
+
+def test_the_row_hash_changes_with_any_cell_and_comes_back(csv_path: Path) -> None:
+    csv_path.write_text("video_id,source,title\na,https://example.org/v,one\n")
+    first = read_catalogue(csv_path).rows[0].row_hash
+    csv_path.write_text("video_id,source,title\na,https://example.org/v,two\n")
+    second = read_catalogue(csv_path).rows[0].row_hash
+    csv_path.write_text("title,video_id,source\n one ,a,https://example.org/v\n")
+    assert second != first
+    assert read_catalogue(csv_path).rows[0].row_hash == first
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff", "a1,https://example.org/v\n"])
+def test_a_file_without_a_header_is_not_taken_for_no_videos(csv_path: Path, content: str) -> None:
+    csv_path.write_text(content, encoding="utf-8")
+    with pytest.raises(CatalogueError):
+        read_catalogue(csv_path)
+
+
+def test_a_header_alone_means_no_videos(csv_path: Path) -> None:
+    csv_path.write_text("source\n")
+    assert read_catalogue(csv_path).rows == ()
+
+
+@pytest.mark.parametrize(
+    "content", [b"source,title\nx.webm,caf\xe9\n", b"source,source\nx,y\n", b'"source\n']
+)
+def test_an_unreadable_file_raises(csv_path: Path, content: bytes) -> None:
+    csv_path.write_bytes(content)
+    with pytest.raises(CatalogueError):
+        read_catalogue(csv_path)
+
+
+def test_a_missing_file_and_a_folder_raise(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(CatalogueError):
+            read_catalogue(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(csv_path: Path) -> None:
+    csv_path.write_bytes("\ufeffvideo_id,source\r\na,https://example.org/á\r\n".encode())
+    catalogue = read_catalogue(csv_path)
+    assert [row.video_id for row in catalogue.rows] == ["a"]
+    assert catalogue.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a b,https://example.org/v,,,", "video_id"),
+        (f"{'a' * 65},https://example.org/v,,,", "video_id"),
+        ("a\u0301,https://example.org/v,,,", "video_id"),
+        ("a,,,,", "source is empty"),
+        ("a,-rf,,,", "starts with '-'"),
+        ("a,ftp://example.org/v,,,", "'ftp'"),
+        ("a,javascript:alert(1),,,", "'javascript'"),
+        ("a,ytsearch5:feira,,,", "'ytsearch5'"),
+        ("a,http:///v,,,", "host"),
+        ("a,http://[::1/v,,,", "no URL"),
+        ("a,file://elsewhere/v.webm,,,", "this machine"),
+        ("a,x\x00y.webm,,,", "control character"),
+        ("a,v.webm,português,,", "language"),
+        ("a,v.webm,pt,todas!,", "subtitles"),
+        ("a,v.webm,pt,auto,../b", "speaker"),
+        ("a,v.webm,pt,auto,b,more", "6 cells under 5 columns"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_line_and_the_others_go_on(
+    csv_path: Path, row: str, reason: str
+) -> None:
+    csv_path.write_text(
+        f"video_id,source,language,subtitles,speaker\ngood,https://example.org/1,,,\n{row}\n"
+        "better,https://example.org/2,,,\n",
+        encoding="utf-8",
+    )
+    catalogue = read_catalogue(csv_path)
+    assert [row.video_id for row in catalogue.rows] == ["good", "better"]
+    (problem,) = catalogue.problems
+    assert problem.line == 3
+    assert reason in problem.reason
+
+
+def test_the_second_of_two_with_one_id_is_reported_also_in_another_case(csv_path: Path) -> None:
+    csv_path.write_text(
+        "video_id,source\nAb,https://example.org/1\nAb,https://example.org/2\n"
+        "aB,https://example.org/3\n"
+    )
+    catalogue = read_catalogue(csv_path)
+    assert [row.source for row in catalogue.rows] == ["https://example.org/1"]
+    assert [(problem.line, "case" in problem.reason) for problem in catalogue.problems] == [
+        (3, False),
+        (4, True),
+    ]
+
+
+def test_lines_are_counted_over_cells_that_span_them(csv_path: Path) -> None:
+    csv_path.write_text('source,title\nhttps://example.org/1,"two\nlines"\n\n-x,bad\n')
+    catalogue = read_catalogue(csv_path)
+    assert len(catalogue.rows) == 1
+    assert [problem.line for problem in catalogue.problems] == [5]
+
+
+def test_a_file_that_stops_in_a_cell_keeps_the_rows_before(csv_path: Path) -> None:
+    csv_path.write_text('source,title\nhttps://example.org/1,one\nhttps://example.org/2,"half')
+    catalogue = read_catalogue(csv_path)
+    assert len(catalogue.rows) == 1
+    assert [problem.line for problem in catalogue.problems] == [3]
+
+
+def test_an_unknown_column_is_reported_with_the_nearest_known_one(csv_path: Path) -> None:
+    csv_path.write_text("source,licens\nhttps://example.org/1,x\n")
+    catalogue = read_catalogue(csv_path)
+    assert len(catalogue.rows) == 1
+    assert "'licence'" in catalogue.problems[0].reason
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://www.youtube.com/watch?v=dQw4w9WgXcQ",
+        "https://youtube.com/watch?list=PL1&v=dQw4w9WgXcQ&t=3s",
+        "http://m.youtube.com/watch?v=dQw4w9WgXcQ#x",
+        "https://music.youtube.com/watch?v=dQw4w9WgXcQ",
+        "https://youtu.be/dQw4w9WgXcQ?si=abc",
+        "https://www.youtube.com/shorts/dQw4w9WgXcQ",
+        "https://www.youtube.com/live/dQw4w9WgXcQ?feature=share",
+        "https://www.youtube-nocookie.com/embed/dQw4w9WgXcQ",
+    ],
+)
+def test_every_form_of_a_youtube_address_gives_its_id(csv_path: Path, url: str) -> None:
+    csv_path.write_text(f"source\n{url}\n")
+    assert read_catalogue(csv_path).rows[0].video_id == "dQw4w9WgXcQ"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://notyoutube.com/watch?v=dQw4w9WgXcQ",
+        "https://www.youtube.com/@canal",
+        "https://www.youtube.com/watch?v=short",
+        "https://example.org/?v=dQw4w9WgXcQ",
+    ],
+)
+def test_other_addresses_have_no_youtube_id(url: str) -> None:
+    assert youtube_id(url) is None
+
+
+def test_ids_are_derived_from_the_url_and_from_the_content_of_a_file(csv_path: Path) -> None:
+    (csv_path.parent / "v.webm").write_bytes(b"sound")
+    csv_path.write_text("source\nhttps://example.org/v\nv.webm\nmissing.webm\n")
+    catalogue = read_catalogue(csv_path)
+    assert [row.video_id for row in catalogue.rows] == [
+        hashlib.sha256(b"https://example.org/v").hexdigest()[:12],
+        hashlib.sha256(b"sound").hexdigest()[:12],
+    ]
+    assert [problem.line for problem in catalogue.problems] == [4]
+
+
+def test_a_row_is_added_to_a_new_file_and_read_back(csv_path: Path) -> None:
+    added = append_row(csv_path, source="https://youtu.be/dQw4w9WgXcQ", title='a "b", c')
+    assert read_catalogue(csv_path).rows == (added,)
+    assert "dQw4w9WgXcQ" in csv_path.read_text().splitlines()[1].split(",")[0]
+
+
+def test_adding_keeps_every_other_byte(csv_path: Path) -> None:
+    before = "\ufeffsource,extra,video_id\r\nhttps://example.org/1,kept,a\r\n-bad,x,y".encode()
+    csv_path.write_bytes(before)
+    append_row(csv_path, source="https://example.org/2", video_id="b")
+    assert csv_path.read_bytes() == before + b"\nhttps://example.org/2,,b\n"
+
+
+def test_adding_refuses_a_taken_id_and_a_bad_row_and_changes_nothing(csv_path: Path) -> None:
+    append_row(csv_path, source="https://example.org/1", video_id="Ab")
+    before = csv_path.read_bytes()
+    for source, video_id in [
+        ("https://example.org/2", "aB"),
+        ("https://example.org/2", "no good"),
+        ("missing.webm", "x"),
+        ("-x", "x"),
+    ]:
+        with pytest.raises(CatalogueError):
+            append_row(csv_path, source=source, video_id=video_id)
+    assert csv_path.read_bytes() == before
+
+
+def test_a_file_named_from_the_working_directory_is_found_again(
+    csv_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "v.webm").write_bytes(b"sound")
+    monkeypatch.chdir(elsewhere)
+    assert append_row(csv_path, source="v.webm").source == str(elsewhere / "v.webm")
+
+
+def test_removing_takes_away_the_lines_of_one_row(csv_path: Path) -> None:
+    csv_path.write_text(
+        'source,video_id,title\nhttps://example.org/1,a,"two\nlines"\n-bad,x,\n'
+        "https://example.org/2,b,\n"
+    )
+    assert remove_row(csv_path, "a").title == "two\nlines"
+    assert csv_path.read_text() == ("source,video_id,title\n-bad,x,\nhttps://example.org/2,b,\n")
+    with pytest.raises(CatalogueError, match="No row"):
+        remove_row(csv_path, "a")
