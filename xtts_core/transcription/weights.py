@@ -166,9 +166,10 @@ def _from_hub(model: str, cache_dir: Path) -> Path:
     about = _ask_hub(endpoint, repository, pin.revision if pin else "main")
     sums = {file["rfilename"]: file.get("lfs", {}).get("sha256") for file in about["siblings"]}
     if not sums.keys() >= set(_NEEDED):
-        raise _NotThereError(f"{repository} on the hub lacks {set(_NEEDED) - sums.keys()}")
+        lacking = ", ".join(sorted(set(_NEEDED) - sums.keys()))
+        raise _NotThereError(f"{repository} on the hub lacks {lacking}")
     aside = cache_dir / "partial" / f"{model}-{about['sha']}"
-    for name in sums.keys() & set(_WANTED):
+    for name in sorted(sums.keys() & set(_WANTED)):
         try:
             hf_hub_download(
                 repository, name, revision=about["sha"], local_dir=aside, endpoint=endpoint

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from xtts_core.errors import TranscriptionError, UpstreamError
+from xtts_core.settings import DatasetSettings, TranscriptionSettings
+from xtts_core.stage import StageResult
+from xtts_core.store import CorpusStore
+from xtts_core.text import normalize
+from xtts_core.transcription import asr
+from xtts_core.transcription.transcripts import (
+    TRANSCRIPTS_SCHEMA,
+    Transcript,
+    make_transcripts,
+    summary,
+    verdicts,
+)
+
+GREEDY = TranscriptionSettings(beam_size=1)
+Truth = Callable[[str], list[dict[str, Any]]]
+Make = Callable[[str], Any]
+
+
+def _settings(**changes: Any) -> DatasetSettings:
+    return DatasetSettings(transcription=GREEDY.model_copy(update=changes))
+
+
+def _rows(result: StageResult) -> list[dict[str, Any]]:
+    table = pq.read_table(result.uri)
+    assert table.schema.equals(TRANSCRIPTS_SCHEMA)
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _checks(result: StageResult) -> dict[str, bool]:
+    return {verdict.check: verdict.passed for verdict in result.verdicts}
+
+
+def _clip(sentence: dict[str, Any]) -> tuple[float, float]:
+    return sentence["start"] - 0.1, sentence["end"] + 0.25
+
+
+@pytest.fixture
+def no_recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to load a model fails the test."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(asr, "load_recogniser", refuse)
+
+
+def test_manual_subtitles_need_no_recogniser(
+    corpus: Make, truth: Truth, demo: Path, no_recogniser: None
+) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles("manual", "pt-BR", (demo / "feira-dora.pt-BR.vtt").read_bytes())
+    feira.cut(*map(_clip, truth("feira-dora")))
+    result = make_transcripts(feira.store, _settings(), "video")
+    rows = _rows(result)
+    assert [row["text_raw"] for row in rows] == [s["text"] for s in truth("feira-dora")]
+    assert [row["text"] for row in rows] == [
+        normalize(s["spoken"], "pt") for s in truth("feira-dora")
+    ]
+    assert {row["source"] for row in rows} == {"manual-subtitle"}
+    assert all(_checks(result).values())
+    assert result.metadata["share_manual_subtitle"] == 1.0
+
+
+def test_a_clip_that_cuts_a_cue_is_heard_instead(corpus: Make, truth: Truth, demo: Path) -> None:
+    feira = corpus("feira-dora")
+    sentence = truth("feira-dora")[1]
+    feira.add_subtitles("manual", "pt-BR", (demo / "feira-dora.pt-BR.vtt").read_bytes())
+    feira.cut((sentence["start"] - 0.1, sentence["end"] - 1.0))
+    (row,) = _rows(make_transcripts(feira.store, _settings(), "video"))
+    assert (row["source"], row["model"]) == ("whisper", "base")
+    assert row["text"].startswith("hoje a conversa é sobre")
+    assert "alimentos" not in row["text"]
+
+
+def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
+    corpus: Make, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cidade = corpus("cidade-alex")
+    cidade.cut(*map(_clip, truth("cidade-alex")[:2]))
+    seen: list[tuple[float, float | None, str]] = []
+    result = make_transcripts(
+        cidade.store,
+        _settings(),
+        "video",
+        lambda done, total, unit: seen.append((done, total, unit)),
+    )
+    rows = _rows(result)
+    assert [row["text"] for row in rows] == [
+        normalize(s["spoken"], "pt") for s in truth("cidade-alex")[:2]
+    ]
+    assert {row["source"] for row in rows} == {"whisper"}
+    assert all(-0.5 < row["confidence"] < 0 for row in rows)
+    assert seen == [(1, 2, "clips"), (2, 2, "clips")]
+    assert result.metadata["share_whisper"] == 1.0
+
+    first = result.uri.read_bytes()
+    kept = cidade.store.root / "cache/transcripts/video.jsonl"
+    kept.write_bytes(kept.read_bytes() + b'{"key": "half a line')
+    result.uri.unlink()
+    monkeypatch.setattr(asr, "load_recogniser", lambda *_: pytest.fail("a clip was heard again"))
+    again = make_transcripts(cidade.store, _settings(), "video")
+    assert not again.skipped
+    assert again.uri.read_bytes() == first
+    assert kept.read_bytes().endswith(b"}\n")
+
+
+def test_a_doubtful_clip_keeps_its_text_where_the_larger_model_is_missing(
+    corpus: Make, truth: Truth
+) -> None:
+    feira = corpus("feira-dora")
+    feira.cut(_clip(truth("feira-dora")[8]))  # heard as "a bóbora em mandioca no mesmo rosado"
+    result = make_transcripts(feira.store, _settings(oov_threshold=0.01), "video")
+    (row,) = _rows(result)
+    assert (row["source"], row["model"]) == ("whisper", "base")
+    assert row["oov_rate"] > 0.01
+    (missing,) = [v for v in result.verdicts if v.check == "models_available"]
+    assert not missing.passed
+    assert missing.severity == "warn"
+    assert "'medium' cannot be had" in missing.description
+
+
+def test_a_doubtful_clip_is_heard_by_the_larger_model(
+    corpus: Make, truth: Truth, whisper_cache: Path, tmp_path: Path
+) -> None:
+    feira = corpus("feira-dora")
+    feira.cut(_clip(truth("feira-dora")[8]))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/large").symlink_to(whisper_cache / "faster-whisper-base")
+    result = make_transcripts(
+        feira.store,
+        _settings(oov_threshold=0.01, whisper_hp_model="large", model_dir=str(tmp_path / "models")),
+        "video",
+    )
+    (row,) = _rows(result)
+    assert (row["source"], row["model"]) == ("whisper-hp", "large")
+    assert _checks(result)["models_available"]
+
+
+def test_where_no_model_can_be_had_the_automatic_captions_speak(corpus: Make, truth: Truth) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles(
+        "automatic",
+        "pt-orig",
+        (Path(__file__).parent / "feira-dora.pt-orig.vtt").read_bytes(),
+    )
+    feira.cut(*map(_clip, truth("feira-dora")[:3]), (37.1, 40.0))
+    result = make_transcripts(feira.store, _settings(whisper_model="absent"), "video")
+    rows = _rows(result)
+    assert rows[2]["text"] == "o quilo do tomate custava sete reais e cinquenta centavos em janeiro"
+    assert [row["source"] for row in rows] == ["auto-subtitle"] * 4
+    assert rows[3]["text"] == ""
+    assert "'absent' cannot be had" in rows[3]["reason"]
+    assert not _checks(result)["models_available"]
+
+
+def test_no_text_at_all_without_a_model_is_refused(corpus: Make, truth: Truth) -> None:
+    cidade = corpus("cidade-alex")
+    cidade.cut(_clip(truth("cidade-alex")[0]))
+    with pytest.raises(TranscriptionError, match="'absent' cannot be had"):
+        make_transcripts(cidade.store, _settings(whisper_model="absent"), "video")
+    assert not cidade.store.transcripts("video").exists()
+
+
+def test_automatic_captions_are_used_for_a_doubtful_clip_where_the_settings_say_so(
+    corpus: Make, truth: Truth
+) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles(
+        "automatic",
+        "pt-orig",
+        (Path(__file__).parent / "feira-dora.pt-orig.vtt").read_bytes(),
+    )
+    feira.cut(_clip(truth("feira-dora")[8]))
+    (row,) = _rows(
+        make_transcripts(
+            feira.store, _settings(oov_threshold=0.01, use_auto_subtitles=True), "video"
+        )
+    )
+    assert row["source"] == "auto-subtitle"
+    assert row["text"] == "meu avô plantava milho abóbora e mandioca no mesmo roçado"
+
+
+def test_broken_subtitles_are_named_and_the_clips_are_heard(corpus: Make, truth: Truth) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles("manual", "pt-BR", b"\xff\xfe")
+    feira.cut(_clip(truth("feira-dora")[1]))
+    result = make_transcripts(feira.store, _settings(), "video")
+    (row,) = _rows(result)
+    assert row["source"] == "whisper"
+    (unread,) = [v for v in result.verdicts if v.check == "subtitles_readable"]
+    assert not unread.passed
+    assert "video.pt-BR.vtt" in unread.description
+
+
+def test_one_unreadable_clip_does_not_cost_the_others(
+    corpus: Make, truth: Truth, demo: Path
+) -> None:
+    feira = corpus("feira-dora")
+    feira.cut(*map(_clip, truth("feira-dora")[:2]))
+    rows = pq.read_table(feira.store.segments_table("video")).to_pylist()
+    (feira.store.root / rows[0]["path"]).write_bytes(b"RIFF")
+    result = make_transcripts(feira.store, _settings(), "video")
+    broken, heard = _rows(result)
+    assert broken["text"] == ""
+    assert "video_00001.wav: The clip cannot be read" in broken["reason"]
+    assert heard["text"] == normalize(truth("feira-dora")[1]["spoken"], "pt")
+    assert not _checks(result)["empty_share"]
+
+
+def test_subtitles_of_another_language_are_left_alone(
+    corpus: Make, truth: Truth, demo: Path
+) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles("manual", "en", "WEBVTT\n\n00:09.000 --> 00:13.000\nToday we talk.\n")
+    feira.cut(_clip(truth("feira-dora")[1]))
+    (row,) = _rows(make_transcripts(feira.store, _settings(), "video"))
+    assert row["source"] == "whisper"
+
+
+def test_equal_inputs_are_not_transcribed_again(
+    corpus: Make, truth: Truth, demo: Path, no_recogniser: None
+) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles("manual", "pt-BR", (demo / "feira-dora.pt-BR.vtt").read_bytes())
+    feira.cut(_clip(truth("feira-dora")[0]))
+    first = make_transcripts(feira.store, _settings(), "video")
+    again = make_transcripts(feira.store, _settings(), "video")
+    assert not first.skipped
+    assert again.skipped
+    assert again.data_version == first.data_version
+
+
+def test_segments_come_first(tmp_path: Path) -> None:
+    with pytest.raises(UpstreamError, match="segments of video has not been made"):
+        make_transcripts(CorpusStore(tmp_path), DatasetSettings(), "video")
+
+
+def _transcript(number: int, text: str, oov: float = 0.0, **changes: Any) -> Transcript:
+    return Transcript(
+        f"v_{number:05}", text, text, "whisper", "base", oov, -0.1, changes.get("guards", []),
+        "" if text else "nothing was recognised",
+    )  # fmt: skip
+
+
+def test_the_checks_tell_what_is_wrong() -> None:
+    found = [_transcript(1, "um dois", 0.5), _transcript(2, "")]
+    results = {
+        v.check: v for v in verdicts(found, segment_ids=["v_00001", "v_00002"], oov_threshold=0.15)
+    }
+    assert results["every_segment_answered"].passed
+    assert results["has_text"].passed
+    assert not results["empty_share"].passed
+    assert results["empty_share"].value == 0.5
+    assert not results["oov_rate"].passed
+    assert not any(verdict.blocks for verdict in results.values())
+
+
+def test_a_video_without_any_text_is_blocked() -> None:
+    results = verdicts([_transcript(1, "")], segment_ids=["v_00001"], oov_threshold=0.15)
+    assert {verdict.check for verdict in results if verdict.blocks} == {"has_text"}
+
+
+def test_a_segment_without_a_row_is_blocked() -> None:
+    results = verdicts([_transcript(1, "um")], segment_ids=["a", "b"], oov_threshold=0.15)
+    assert {v.check for v in results if v.blocks} == {"every_segment_answered"}
+
+
+def test_the_summary_shows_the_most_doubtful_clip_first() -> None:
+    found = [_transcript(1, "um | dois"), _transcript(2, "sim", guards=["too_slow"])]
+    shown = summary(found)
+    assert shown["share_whisper"] == 1.0
+    assert shown["clips_flagged"] == 1
+    table = shown["most_doubtful"].text.splitlines()  # type: ignore[union-attr]
+    assert table[2].startswith("| v_00002 | whisper | 0.00 | too_slow | sim")
+    assert "um   dois" in table[3]
