@@ -168,14 +168,17 @@ class _WebRtc:
         import webrtcvad
 
         self._vad = webrtcvad.Vad(aggressiveness)
+        # In int16 soxr would dither, and the flags would depend on the size of the chunks.
         self._resampler = soxr.ResampleStream(
-            SAMPLE_RATE_HZ, VAD_RATE_HZ, 1, dtype="int16", quality="MQ"
+            SAMPLE_RATE_HZ, VAD_RATE_HZ, 1, dtype="float32", quality="MQ"
         )
         self._rest = np.zeros(0, np.int16)
         self._flags = bytearray()
 
     def feed(self, samples: npt.NDArray[np.int16], *, last: bool = False) -> None:
-        view = np.concatenate((self._rest, self._resampler.resample_chunk(samples, last=last)))
+        resampled = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
+        limited = np.clip(np.rint(resampled), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        view = np.concatenate((self._rest, limited))
         whole = len(view) // VAD_FRAME
         data = view[: whole * VAD_FRAME].tobytes()
         step = VAD_FRAME * 2

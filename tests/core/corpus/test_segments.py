@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from xtts_core.corpus.raw_audio import make_raw_audio
+from xtts_core.corpus.segments import SEGMENTS_SCHEMA, make_segments, summary, verdicts
+from xtts_core.corpus.videos import make_video
+from xtts_core.errors import UpstreamError
+from xtts_core.settings import (
+    MAX_CLIP_SAMPLES,
+    DatasetSettings,
+    LoudnessSettings,
+    SegmentationSettings,
+    VadSettings,
+)
+from xtts_core.stage import Markdown, read_result, require
+from xtts_core.store import CorpusStore, sha256_file
+
+RATE = 22_050
+VIDEOS = ("feira-dora", "cidade-alex")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, demo: Path) -> CorpusStore:
+    """A corpus of one decoded video that a test may change."""
+    store = CorpusStore(tmp_path / "corpus")
+    make_video(store, DatasetSettings(), demo / "videos.csv", "cidade-alex")
+    make_raw_audio(store, DatasetSettings(), "cidade-alex")
+    return store
+
+
+def rows(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(store.segments_table(video_id)).to_pylist()
+    return found
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "segment_id": "a_00001",
+        "start_sample": 0,
+        "end_sample": 9 * RATE,
+        "duration_s": 9.0,
+        "cut": "pause",
+        "snr_db": 20.0,
+        "speech_ratio": 0.9,
+    } | changes
+
+
+@pytest.mark.parametrize("video_id", VIDEOS)
+def test_a_demo_video_gives_clips_that_xtts_can_train_on(
+    demo_corpus: CorpusStore, video_id: str
+) -> None:
+    found = rows(demo_corpus, video_id)
+    assert len(found) >= 6
+    assert [clip["segment_id"] for clip in found] == [
+        f"{video_id}_{number:05d}" for number in range(1, len(found) + 1)
+    ]
+    for clip in found:
+        path = demo_corpus.root / clip["path"]
+        info = sf.info(path)
+        assert (info.samplerate, info.channels, info.subtype) == (RATE, 1, "PCM_16")
+        assert info.frames == clip["end_sample"] - clip["start_sample"] <= MAX_CLIP_SAMPLES
+        assert clip["duration_s"] == pytest.approx(info.frames / RATE, abs=1e-5)
+        assert clip["sha256"] == sha256_file(path)
+    assert not require(demo_corpus, "segments", video_id).blocked
+
+
+@pytest.mark.parametrize("video_id", VIDEOS)
+def test_clips_cover_the_speech_and_hardly_cut_into_it(
+    demo_corpus: CorpusStore, truth: dict[str, list[tuple[float, float]]], video_id: str
+) -> None:
+    clips = [clip for clip in rows(demo_corpus, video_id) if clip["cut"] == "pause"]
+    spans = [(clip["start_sample"] / RATE, clip["end_sample"] / RATE) for clip in clips]
+    spoken = sum(end - start for start, end in truth[video_id])
+    covered = sum(
+        max(0.0, min(end, stop) - max(start, begin))
+        for start, end in truth[video_id]
+        for begin, stop in spans
+    )
+    inside = [
+        at
+        for at in (edge for span in spans for edge in span)
+        for start, end in truth[video_id]
+        if start + 0.1 < at < end - 0.1
+    ]
+    assert covered / spoken >= 0.94
+    assert len(inside) <= 2
+
+
+def test_the_samples_of_a_clip_are_those_of_the_video_at_one_gain(
+    demo_corpus: CorpusStore,
+) -> None:
+    video, _ = sf.read(demo_corpus.raw_audio("feira-dora"), dtype="int16")
+    gain_db = require(demo_corpus, "segments", "feira-dora").metadata["gain_db"]
+    for clip in rows(demo_corpus, "feira-dora"):
+        sound, _ = sf.read(demo_corpus.root / clip["path"], dtype="int16")
+        inside = slice(RATE // 10, -RATE // 10)
+        source = video[clip["start_sample"] : clip["end_sample"]][inside]
+        assert np.abs(sound[inside] - source * 10 ** (float(gain_db) / 20)).max() < 3
+
+
+def test_fades_start_and_end_at_silence(demo_corpus: CorpusStore) -> None:
+    for clip in rows(demo_corpus, "cidade-alex"):
+        sound, _ = sf.read(demo_corpus.root / clip["path"], dtype="int16")
+        assert abs(int(sound[0])) <= 1
+        assert abs(int(sound[-1])) <= 1
+
+
+def test_the_snr_estimate_orders_the_demo_videos_as_their_truth_does(
+    demo_corpus: CorpusStore,
+) -> None:
+    # feira-dora was mixed at 30 and 20 dB, cidade-alex at 20 and 15 dB.
+    dora, alex = ([clip["snr_db"] for clip in rows(demo_corpus, video_id)] for video_id in VIDEOS)
+    assert 20 < np.median(dora) < 35
+    assert 15 < np.median(alex) < np.median(dora)
+
+
+def test_the_table_has_its_schema_and_the_metadata_its_histogram(demo_corpus: CorpusStore) -> None:
+    assert pq.read_schema(demo_corpus.segments_table("feira-dora")).equals(SEGMENTS_SCHEMA)
+    metadata = require(demo_corpus, "segments", "feira-dora").metadata
+    assert 0.5 < float(str(metadata["yield"])) < 1
+    histogram = metadata["durations"]
+    assert isinstance(histogram, Markdown)
+    assert "| 8 to 10 s |" in histogram.text
+
+
+def test_equal_inputs_give_equal_clips_and_are_not_cut_again(
+    corpus: CorpusStore, demo_corpus: CorpusStore
+) -> None:
+    made = make_segments(corpus, DatasetSettings(), "cidade-alex")
+    assert [clip["sha256"] for clip in rows(corpus, "cidade-alex")] == [
+        clip["sha256"] for clip in rows(demo_corpus, "cidade-alex")
+    ]
+    settings = DatasetSettings(vad=VadSettings(chunk_s=3.0))
+    assert make_segments(corpus, settings, "cidade-alex").skipped
+    assert read_result(corpus, "segments", "cidade-alex") is not None
+    assert not made.skipped
+
+
+def test_other_settings_replace_the_old_clips(corpus: CorpusStore) -> None:
+    make_segments(corpus, DatasetSettings(), "cidade-alex")
+    old = [corpus.root / clip["path"] for clip in rows(corpus, "cidade-alex")]
+    make_segments(
+        corpus, DatasetSettings(loudness=LoudnessSettings(method="loudnorm")), "cidade-alex"
+    )
+    new = [corpus.root / clip["path"] for clip in rows(corpus, "cidade-alex")]
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in new)
+    assert len(list((corpus.root / "segments" / "cidade-alex").iterdir())) == 1
+
+
+def test_a_folder_that_a_killed_run_left_is_replaced(corpus: CorpusStore) -> None:
+    made = make_segments(corpus, DatasetSettings(), "cidade-alex")
+    folder = corpus.segments_dir("cidade-alex", made.fingerprint)
+    corpus.record("segments", "cidade-alex").unlink()
+    (folder / "cidade-alex_00001.wav").write_bytes(b"half")
+    (folder / "stray.wav").write_bytes(b"stray")
+    again = make_segments(corpus, DatasetSettings(), "cidade-alex")
+    assert again.data_version == made.data_version
+    assert not (folder / "stray.wav").exists()
+
+
+def test_without_vad_every_cut_is_forced_and_that_is_told(corpus: CorpusStore) -> None:
+    result = make_segments(corpus, DatasetSettings(vad=VadSettings(enabled=False)), "cidade-alex")
+    found = rows(corpus, "cidade-alex")
+    assert {clip["cut"] for clip in found} == {"forced"}
+    assert found[0]["start_sample"] == 0
+    assert "forced_cut_share" in {v.check for v in result.verdicts if not v.passed}
+
+
+def test_a_video_without_speech_blocks_what_follows(tmp_path: Path) -> None:
+    store = CorpusStore(tmp_path / "corpus")
+    noise = np.random.default_rng(0).normal(0, 0.02, 5 * RATE)
+    sf.write(tmp_path / "noise.wav", noise, RATE)
+    (tmp_path / "videos.csv").write_text("video_id,source\na,noise.wav\n")
+    make_video(store, DatasetSettings(), tmp_path / "videos.csv", "a")
+    make_raw_audio(store, DatasetSettings(), "a")
+    make_segments(store, DatasetSettings(), "a")
+    assert rows(store, "a") == []
+    with pytest.raises(UpstreamError, match="has_segments"):
+        require(store, "segments", "a")
+
+
+def test_without_raw_audio_nothing_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(UpstreamError, match="raw_audio"):
+        make_segments(CorpusStore(tmp_path), DatasetSettings(), "a")
+
+
+@pytest.mark.parametrize(
+    ("found", "failed"),
+    [
+        ([row()], set()),
+        ([], {"has_segments", "speech_ratio"}),
+        ([row(), row(end_sample=12 * RATE)], {"segment_window"}),
+        ([row(end_sample=RATE // 2)], {"segment_window"}),
+        ([row(speech_ratio=0.3)], {"speech_ratio"}),
+        ([row(), row(cut="forced")], {"forced_cut_share"}),
+    ],
+)
+def test_checks_name_what_is_wrong(found: list[dict[str, Any]], failed: set[str]) -> None:
+    results = verdicts(found, SegmentationSettings())
+    assert {verdict.check for verdict in results if not verdict.passed} == failed
+
+
+def test_a_video_without_clips_has_a_summary_too() -> None:
+    assert summary([], 0, 0.0)["yield"] == 0
