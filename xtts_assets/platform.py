@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, Protocol
 
 import dagster as dg
-from pydantic import PrivateAttr
 
 from xtts_core.errors import XttsError
 from xtts_core.settings import DatasetSettings, Environment, ServiceSettings, TrainingSettings
@@ -33,9 +35,7 @@ class Observer(Protocol):
     def failed(self, asset: str, key: str | None, error: XttsError) -> None: ...
 
 
-class NobodyWatches:
-    """An `Observer` that does nothing."""
-
+class _Nobody:
     def started(self, asset: str, key: str | None) -> None: ...
 
     def progressed(
@@ -47,18 +47,28 @@ class NobodyWatches:
     def failed(self, asset: str, key: str | None, error: XttsError) -> None: ...
 
 
+_NOBODY = _Nobody()
+_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Tell `observer` of the stages that run in this thread. (Dagster makes a new resource for
+    each run from its configuration alone, so the resource cannot carry it.)"""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def _watching() -> Observer:
+    return _observer.get() or _NOBODY
+
+
 class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The corpus, its settings and the progress of the work, read from the environment when a
     run starts."""
-
-    _observer: Observer = PrivateAttr(default_factory=NobodyWatches)
-
-    @classmethod
-    def observed(cls, observer: Observer) -> Platform:
-        """A platform that also tells `observer` of each stage."""
-        platform = cls()
-        platform._observer = observer
-        return platform
 
     @cached_property
     def environment(self) -> Environment:
@@ -98,18 +108,18 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         asset = context.asset_key.to_user_string()
         key = context.partition_key if context.has_partition_key else None
-        self._observer.started(asset, key)
+        _watching().started(asset, key)
         try:
             result = make(self._progress(context, asset, key))
             shown = {**result.metadata, **extra(result)}
         except XttsError as error:
-            self._observer.failed(asset, key, error)
+            _watching().failed(asset, key, error)
             raise dg.Failure(
                 description=str(error),
                 metadata={"reason": error.reason},
                 allow_retries=error.retryable,
             ) from error
-        self._observer.finished(asset, key, result)
+        _watching().finished(asset, key, result)
         if result.skipped:
             context.log.info(f"{result.asset}: nothing changed, the result of {result.uri} is kept")
         return dg.MaterializeResult(
@@ -144,7 +154,7 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         def progress(done: float, total: float | None, unit: str) -> None:
             nonlocal logged_at
-            self._observer.progressed(asset, key, done, total, unit)
+            _watching().progressed(asset, key, done, total, unit)
             if time.monotonic() - logged_at >= LOG_INTERVAL_S:
                 logged_at = time.monotonic()
                 of = "" if total is None else f" of {total:g}"
@@ -160,16 +170,19 @@ def check_specs(
     stage: Stage, partitions_def: dg.PartitionsDefinition[str] | None = None
 ) -> list[dg.AssetCheckSpec]:
     """The stage's checks for Dagster. Those of severity "error" block what follows in the run."""
-    return [
-        dg.AssetCheckSpec(
-            name=spec.name,
-            asset=stage.name,
-            description=spec.description,
-            blocking=spec.severity == "error",
-            partitions_def=partitions_def,
-        )
-        for spec in stage.checks
-    ]
+    with warnings.catch_warnings():
+        # Partitioned checks are in preview in the Dagster release that the lock file pins.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(
+                name=spec.name,
+                asset=stage.name,
+                description=spec.description,
+                blocking=spec.severity == "error",
+                partitions_def=partitions_def,
+            )
+            for spec in stage.checks
+        ]
 
 
 def _shown(value: MetadataValue) -> Any:

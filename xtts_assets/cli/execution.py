@@ -11,7 +11,7 @@ from xtts_assets.cli.display import Display
 from xtts_assets.cli.instance import PROCESS_TAG, process_name
 from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
 from xtts_assets.partitions import videos_partitions
-from xtts_assets.platform import Platform
+from xtts_assets.platform import Platform, observed_by
 from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
 from xtts_core.errors import CatalogueError, XttsError
 from xtts_core.stage import usable
@@ -26,19 +26,18 @@ class Runner:
 
         self.instance = instance
         self.display = display
-        self.platform = Platform.observed(display)
+        self.platform = Platform()
         self.ok = True
         self._defs = defs
 
     def run(self, job: str, *, key: str | None = None, only: Sequence[str] | None = None) -> bool:
         """One run of a job; `only` takes some of its assets. True where nothing failed."""
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), observed_by(self.display):
             warnings.filterwarnings("ignore", category=dg.BetaWarning)
             result = self._defs.resolve_job_def(job).execute_in_process(
                 instance=self.instance,
                 partition_key=key,
                 asset_selection=None if only is None else [dg.AssetKey(name) for name in only],
-                resources={"platform": self.platform},
                 run_config={"loggers": {"corpus_file": {"config": {}}}},
                 tags={PROCESS_TAG: process_name()},
                 raise_on_error=False,
