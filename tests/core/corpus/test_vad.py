@@ -98,6 +98,12 @@ def test_steady_noise_is_not_speech_even_where_webrtcvad_takes_it_for_that() -> 
     assert voice_regions(envelope, VadSettings(), LONGEST) == []
 
 
+def test_a_burst_of_steady_noise_is_not_speech_though_it_stands_out() -> None:
+    envelope = envelope_of((5, -90), (4, -40), (5, -90))
+    envelope.level_dbfs[envelope.level_dbfs == -40] = -30
+    assert voice_regions(envelope, VadSettings(), LONGEST) == []
+
+
 def test_what_is_under_the_floor_is_not_speech() -> None:
     envelope = envelope_of((2, -90), (2, -42), (2, -90), (2, -38), (2, -90))
     (region,) = seconds(voice_regions(envelope, VadSettings(), LONGEST))
