@@ -94,7 +94,8 @@ class EpochLosses:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came out. `history` starts with the base model's own losses."""
+    """What came out. `history` starts with the base model's own losses; `train_clips` counts the
+    different clips that an epoch trained on."""
 
     history: tuple[EpochLosses, ...]
     best_epoch: int

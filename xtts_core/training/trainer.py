@@ -89,12 +89,14 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
     while not curve.ended(settings):
         epoch = curve.epoch + 1
         losses: list[float] = []
+        seen: set[str] = set()
         gpt.train()
         for group in data.epoch(epoch, optimisation):
             rate = learner.set_learning_rate(curve.step, total_steps, settings)
             loss, gradient_norm = learner.step(group, optimisation)
             curve = replace(curve, step=curve.step + 1)
             losses.append(loss)
+            seen.update(clip_id for batch in group for clip_id in batch.clip_ids)
             tell(
                 {
                     "event": "step",
@@ -113,7 +115,7 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
         curve = curve.after_epoch(
             learner.held_out_losses(data, train=sum(losses) / len(losses), epoch=epoch)
         )
-        curve = replace(curve, seconds=monotonic() - started)
+        curve = replace(curve, clips=len(seen), seconds=monotonic() - started)
         if curve.best_epoch == epoch:
             with atomic_file(_best(job, epoch)) as aside:
                 save_file(learner.trainable_state(), aside)
@@ -130,7 +132,7 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
         history=curve.history,
         best_epoch=curve.best_epoch,
         steps=curve.step,
-        train_clips=len(data.trained),
+        train_clips=curve.clips,
         val_clips=len(data.held_out),
         trainable_parameters=learner.trainable_parameters,
         device=str(device),
@@ -270,13 +272,6 @@ class Learner:
         for batch in batches:
             text, audio = self._losses(batch)
             loss = self.text_weight * text + self.audio_weight * audio
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"The loss is not a finite number (text {text.item()}, audio {audio.item()})",
-                    where="clips " + ", ".join(batch.clip_ids),
-                    remedy="Listen to these clips; or lower the learning rate, or set "
-                    "mixed_precision to false",
-                )
             scaled: Any = self.scaler.scale(loss / len(batches))
             scaled.backward()
             total += loss.item()
@@ -307,7 +302,15 @@ class Learner:
         with torch.autocast(
             self.device.type, dtype=self.autocast, enabled=self.autocast is not None
         ):
-            return text_and_audio_loss(self.gpt, self.mel, batch)
+            text, audio = text_and_audio_loss(self.gpt, self.mel, batch)
+        if not torch.isfinite(text + audio):
+            raise TrainingError(
+                f"The loss is not a finite number (text {text.item()}, audio {audio.item()})",
+                where="clips " + ", ".join(batch.clip_ids),
+                remedy="Listen to these clips; or lower the learning rate, or set "
+                "mixed_precision to false",
+            )
+        return text, audio
 
 
 def learning_rate_factor(step: int, total: int, warmup: int) -> float:
@@ -345,9 +348,11 @@ def _parameter_groups(gpt: nn.Module, weight_decay: float) -> list[dict[str, Any
 
 @dataclass(frozen=True)
 class Curve:
-    """How far a run is: the losses of every epoch so far, the base model's first."""
+    """How far a run is: the losses of every epoch so far, the base model's first, and how many
+    different clips the last one trained on."""
 
     step: int = 0
+    clips: int = 0
     history: tuple[EpochLosses, ...] = ()
     seconds: float = 0.0
 

@@ -1,0 +1,85 @@
+"""One corpus with `tiny` and its codes for every test here, and one checkpoint trained on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from xtts_core.model.base import make_base_model
+from xtts_core.stage import StageResult
+from xtts_core.store import CorpusStore
+from xtts_core.training.codes import make_audio_codes
+from xtts_core.training.finetuned_checkpoint import make_finetuned_checkpoint
+from xtts_core.training.job import TrainingJob
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = _load("demo_corpus")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finetuned_checkpoint, the lines it told, and the progress it reported."""
+
+    result: StageResult
+    lines: list[str]
+    steps: list[tuple[float, float | None]]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> CorpusStore:
+    """Metadata, splits, base model and codes of both demo videos; tests leave it as it is."""
+    store = CorpusStore(tmp_path_factory.mktemp("training") / "data")
+    demo.build_corpus(store, clips=5)
+    make_base_model(store, demo.quick_settings())
+    for video_id in demo.SPEAKERS:
+        make_audio_codes(store, demo.quick_settings(), video_id)
+    return store
+
+
+@pytest.fixture
+def own_corpus(corpus: CorpusStore, tmp_path: Path) -> CorpusStore:
+    """A copy of the corpus to change."""
+    shutil.copytree(corpus.root, tmp_path / "data")
+    return CorpusStore(tmp_path / "data")
+
+
+@pytest.fixture
+def job(corpus: CorpusStore, tmp_path: Path) -> TrainingJob:
+    """Training of a LoRA adapter on the whole corpus."""
+    return TrainingJob(
+        base_dir=corpus.base_model("tiny"),
+        codes=tuple(corpus.audio_codes("tiny", video_id) for video_id in demo.SPEAKERS),
+        left_out=(),
+        run_dir=tmp_path / "run",
+        settings=demo.quick_settings(),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(corpus: CorpusStore) -> Trained:
+    """The checkpoint of a LoRA run in its own process."""
+    lines: list[str] = []
+    steps: list[tuple[float, float | None]] = []
+    result = make_finetuned_checkpoint(
+        corpus,
+        demo.quick_settings(),
+        progress=lambda done, total, unit: steps.append((done, total)),
+        log=lines.append,
+    )
+    return Trained(result, lines, steps)
