@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from xtts_core.errors import ModelError
 from xtts_core.model.architecture import Architecture, read_architecture
@@ -74,7 +75,7 @@ def load_model(directory: Path, device: str = "cpu") -> Xtts:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    with _kept_randomness():
+    with _undrawn():
         model = build_model(directory)
     path = directory / MODEL_FILE
     load_weights(model, without_duplicates(read_tensors(path)), where=path)
@@ -115,7 +116,7 @@ def load_dvae(directory: Path, device: str = "cpu") -> DiscreteVAE:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    with _kept_randomness():
+    with _undrawn():
         dvae = build_dvae(directory)
     path = directory / DVAE_FILE
     load_weights(dvae, read_tensors(path), where=path)
@@ -189,13 +190,15 @@ def read_config(directory: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file, in memory of their own.
+
+    safetensors maps the file instead: the process would die of a file cut short under it.
 
     Raises:
         ModelError: the file is missing or damaged.
     """
     try:
-        return load_file(path)
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except FileNotFoundError:
         raise _missing(path) from None
     except SafetensorError as error:
@@ -207,13 +210,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: torch.nn.Module, state: Mapping[str, Tensor], *, where: Path) -> None:
-    """Load `state` into `module`, where every tensor must be there and fit.
+    """Put the tensors of `state` into `module`, where every one must be there and fit.
+
+    They are taken, not copied: at the public size that saves 5 s and 1.9 GB.
 
     Raises:
         ModelError: tensors are missing, left over, or have another shape.
     """
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ModelError(
             f"The weights do not fit the model: {str(error).splitlines()[1].strip()[:300]}",
@@ -222,9 +227,25 @@ def load_weights(module: torch.nn.Module, state: Mapping[str, Tensor], *, where:
         ) from error
 
 
-def _kept_randomness() -> contextlib.AbstractContextManager[None]:
-    """Loading draws weights that the file replaces at once; the caller's seed is not spent."""
-    return torch.random.fork_rng(devices=[])
+_DRAWS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
+"""By name, since transformers puts its own functions in the place of torch's."""
+
+
+class _SkipDraws(TorchFunctionMode):
+    """Leaves tensors as they are where random numbers would be drawn into them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _undrawn() -> Iterator[None]:
+    """Build modules whose weights a file replaces at once: most of the random numbers are not
+    drawn (5 s at the public size), and the caller's seed is not spent on the others."""
+    with torch.random.fork_rng(devices=[]), _SkipDraws():
+        yield
 
 
 @contextlib.contextmanager
