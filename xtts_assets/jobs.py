@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from xtts_assets.partitions import videos_partitions
-
 PREPARE_VIDEO_ASSETS = (
     "videos",
     "raw_audio",
@@ -26,7 +24,6 @@ prepare_base_model = dg.define_asset_job(
 prepare_video = dg.define_asset_job(
     "prepare_video",
     selection=list(PREPARE_VIDEO_ASSETS),
-    partitions_def=videos_partitions,
     executor_def=dg.in_process_executor,
     description="Everything from a row of videos.csv to its train and val clips, in one run.",
 )
@@ -41,7 +38,6 @@ build_dataset = dg.define_asset_job(
 encode_video = dg.define_asset_job(
     "encode_video",
     selection=["audio_codes"],
-    partitions_def=videos_partitions,
     executor_def=dg.in_process_executor,
     description="Compute the audio codes of a video's accepted clips.",
 )
@@ -56,7 +52,6 @@ train_voice = dg.define_asset_job(
 evaluate_video = dg.define_asset_job(
     "evaluate_video",
     selection=["evaluation_samples"],
-    partitions_def=videos_partitions,
     executor_def=dg.in_process_executor,
     description="Let the base and the fine-tuned model speak a video's held-out sentences.",
 )
