@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from xtts_core.model.base import make_base_model
+from xtts_core.settings import TrainingSettings
 from xtts_core.stage import StageResult
 from xtts_core.store import CorpusStore
 from xtts_core.training.codes import make_audio_codes
@@ -83,3 +85,10 @@ def trained(corpus: CorpusStore) -> Trained:
         log=lines.append,
     )
     return Trained(result, lines, steps)
+
+
+@pytest.fixture(scope="session")
+def quick_settings() -> Callable[..., TrainingSettings]:
+    """Training settings of a few epochs; keywords change the section `optimisation`."""
+    build: Callable[..., TrainingSettings] = demo.quick_settings
+    return build

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from xtts_core.errors import (
+    DatasetError,
+    SettingsError,
+    TrainingError,
+    UpstreamError,
+)
+from xtts_core.model.checkpoint import verify
+from xtts_core.model.loading import MODEL_FILE, load_model
+from xtts_core.stage import read_result, silent
+from xtts_core.store import CorpusStore, read_json, write_json
+from xtts_core.training.data import Clip, LoadedTensors, read_clips
+from xtts_core.training.finetuned_checkpoint import (
+    FINETUNED_CHECKPOINT,
+    current_checkpoint,
+    make_finetuned_checkpoint,
+    merged_state,
+    reference_clips,
+    verdicts,
+)
+from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
+from xtts_core.training.process import run_training
+
+
+def clip(clip_id: str, seconds: float, snr_db: float, **changed: Any) -> Clip:
+    return replace(
+        Clip(
+            clip_id=clip_id,
+            video_id="v",
+            speaker="ana",
+            language="pt",
+            text="bom dia",
+            split="train",
+            snr_db=snr_db,
+            samples=round(seconds * 22_050),
+            tensors=LoadedTensors({}),
+        ),
+        **changed,
+    )
+
+
+def report(**changed: Any) -> TrainingReport:
+    return replace(
+        TrainingReport(
+            history=(
+                EpochLosses(0, None, 7.0, 6.0, 6.9),
+                EpochLosses(1, 6.5, 6.0, 5.0, 5.9),
+            ),
+            best_epoch=1,
+            steps=3,
+            train_clips=2,
+            val_clips=1,
+            trainable_parameters=10,
+            device="cpu",
+            precision="fp32",
+            seconds=1.0,
+        ),
+        **changed,
+    )
+
+
+def test_the_checkpoint_is_whole_and_says_where_it_comes_from(
+    corpus: CorpusStore, trained: Any
+) -> None:
+    checkpoint = current_checkpoint(corpus)
+    manifest = verify(checkpoint)
+    assert trained.result.blocked == ()
+    assert trained.result.metadata["version"] == checkpoint.name
+    assert manifest.licence == "Apache-2.0"
+    assert manifest.base_model.name == "tiny"
+    assert manifest.lineage["videos"].keys() == {"cidade-alex", "feira-dora"}
+    assert manifest.lineage["fingerprint"] == trained.result.fingerprint
+    assert manifest.metrics["val_loss"] < manifest.metrics["base_val_loss"]
+    assert (manifest.metrics["train_clips"], manifest.metrics["epochs"]) == (8, 3)
+    assert manifest.settings["lora"]["rank"] == 8
+    assert (checkpoint / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_trained_gpt_replaces_the_base_s_and_nothing_else_changes(
+    corpus: CorpusStore, trained: Any
+) -> None:
+    base = load_file(corpus.base_model("tiny") / MODEL_FILE)
+    tuned = load_file(current_checkpoint(corpus) / MODEL_FILE)
+    assert base.keys() == tuned.keys()
+    changed = {name for name in base if not torch.equal(base[name], tuned[name])}
+    assert changed
+    assert all(name.startswith("gpt.gpt.h.") and name.endswith(".weight") for name in changed)
+    load_model(current_checkpoint(corpus))
+
+
+def test_every_speaker_has_reference_clips_that_were_trained_on(
+    corpus: CorpusStore, trained: Any
+) -> None:
+    checkpoint = current_checkpoint(corpus)
+    voices = verify(checkpoint).voices
+    known = {
+        clip.clip_id: clip
+        for video_id in ("cidade-alex", "feira-dora")
+        for clip in read_clips([corpus.audio_codes("tiny", video_id)])
+    }
+    assert voices.keys() == {"alex", "dora"}
+    for speaker, paths in voices.items():
+        assert 3 <= len(paths) <= 5
+        for path in paths:
+            source = known[Path(path).stem]
+            audio, rate = soundfile.read(checkpoint / path, dtype="int16")
+            assert (source.speaker, source.split, rate) == (speaker, "train", 22_050)
+            assert torch.equal(torch.from_numpy(audio), source.audio())
+
+
+def test_progress_and_a_readable_log_come_from_the_process(trained: Any) -> None:
+    assert trained.steps[0] == (0, 3)
+    assert trained.steps[-1] == (3, 3)
+    assert any("cpu, fp32" in line for line in trained.lines)
+    assert any(line.startswith("epoch 0: base model, validation") for line in trained.lines)
+    assert any(line.startswith("epoch 3: train") for line in trained.lines)
+
+
+def test_equal_inputs_make_no_second_checkpoint(
+    corpus: CorpusStore, trained: Any, quick_settings: Callable[..., Any]
+) -> None:
+    again = make_finetuned_checkpoint(corpus, quick_settings())
+    assert again.skipped
+    assert again.data_version == trained.result.data_version
+    assert len(list(corpus.checkpoints_dir.iterdir())) == 1
+
+
+def test_what_only_an_unfinished_run_needs_is_gone_and_the_curves_stay(
+    corpus: CorpusStore, trained: Any
+) -> None:
+    run_dir = corpus.training_dir(trained.result.fingerprint)
+    assert {path.name for path in run_dir.iterdir() if path.is_dir()} == {"tensorboard"}
+    assert (run_dir / "training.log").read_text().count("event=epoch") == 4
+
+
+def test_a_second_training_at_the_same_time_is_refused(
+    corpus: CorpusStore, quick_settings: Callable[..., Any]
+) -> None:
+    with (
+        corpus.lock("training"),
+        pytest.raises(TrainingError, match=r"training\.lock: Another training runs"),
+    ):
+        make_finetuned_checkpoint(corpus, quick_settings(epochs=1))
+
+
+def test_without_usable_codes_each_video_is_named_with_its_reason(
+    own_corpus: CorpusStore, quick_settings: Callable[..., Any]
+) -> None:
+    own_corpus.audio_codes("tiny", "feira-dora").unlink()
+    blocked = own_corpus.verdicts("audio_codes", "cidade-alex")
+    found = read_json(blocked)
+    found["checks"][0]["passed"] = False
+    write_json(blocked, found)
+    with pytest.raises(DatasetError, match=r"cidade-alex.*every_clip_coded.*feira-dora.*changed"):
+        make_finetuned_checkpoint(own_corpus, quick_settings())
+
+
+def test_codes_of_another_base_model_are_refused(
+    own_corpus: CorpusStore, quick_settings: Callable[..., Any]
+) -> None:
+    base = own_corpus.base_model("tiny")
+    renamed = base.with_name("small")
+    base.rename(renamed)
+    record = own_corpus.record("base_model", "@")
+    record.write_text(record.read_text().replace("models/tiny", "models/small"))
+    settings = quick_settings().model_copy(
+        update={"base_model": quick_settings().base_model.model_copy(update={"name": "small"})}
+    )
+    with pytest.raises(DatasetError, match="feira-dora: its codes are of the base model tiny"):
+        make_finetuned_checkpoint(own_corpus, settings)
+
+
+def test_there_is_no_current_checkpoint_before_the_first_training(own_corpus: CorpusStore) -> None:
+    own_corpus.record(FINETUNED_CHECKPOINT.name, "@").unlink(missing_ok=True)
+    with pytest.raises(UpstreamError, match="finetuned_checkpoint has not been made"):
+        current_checkpoint(own_corpus)
+    assert read_result(own_corpus, FINETUNED_CHECKPOINT.name, "@") is None
+
+
+def test_an_error_of_the_training_process_keeps_its_kind(job: TrainingJob) -> None:
+    lora = job.settings.lora.model_copy(update={"targets": ("q_proj",)})
+    job = replace(job, settings=job.settings.model_copy(update={"lora": lora}))
+    job.run_dir.mkdir()
+    with pytest.raises(SettingsError, match=r"lora\.targets in training\.yaml"):
+        run_training(job, silent, lambda line: None)
+    assert "q_proj" in (job.run_dir / "training.log").read_text()
+
+
+def test_an_interrupted_parent_takes_the_training_process_with_it(job: TrainingJob) -> None:
+    job.run_dir.mkdir()
+
+    def interrupt(line: str) -> None:
+        if line.startswith("epoch 0"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(job, silent, interrupt)
+    log = (job.run_dir / "training.log").read_text()
+    assert "event=start" in log
+    assert "event=saved" not in log
+    with FileLock(job.run_dir / "lock", timeout=0):
+        assert not job.report.exists()
+
+
+def test_trained_weights_of_another_shape_are_refused(corpus: CorpusStore, tmp_path: Path) -> None:
+    save_file({"gpt.final_norm.weight": torch.ones(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(TrainingError, match=r"gpt\.final_norm\.weight"):
+        merged_state(corpus.base_model("tiny"), tmp_path / "weights.safetensors")
+
+
+def test_the_best_references_are_clean_and_neither_short_nor_long() -> None:
+    clips = [
+        clip("too-short", 1.5, 60.0),
+        clip("noisy", 8.0, 10.0),
+        clip("clean", 8.0, 40.0),
+        clip("cleaner", 8.0, 50.0),
+        clip("good", 8.0, 30.0),
+        clip("held-out", 8.0, 70.0, split="val"),
+        clip("hers", 2.0, 5.0, speaker="bia"),
+    ]
+    chosen = reference_clips(clips)
+    assert [c.clip_id for c in chosen["ana"]] == ["cleaner", "clean", "good", "too-short"]
+    assert [c.clip_id for c in chosen["bia"]] == ["hers"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "finite", "licence", "failed"),
+    [
+        ({}, True, "CPML", set()),
+        ({}, False, "CPML", {"weights_finite"}),
+        ({}, True, "", {"licence_present"}),
+        ({"train_clips": 1}, True, "CPML", {"no_clip_skipped"}),
+        ({"best_epoch": 0}, True, "CPML", {"validation_loss_improved"}),
+    ],
+)
+def test_a_checkpoint_is_judged_by_weights_clips_loss_and_licence(
+    changed: dict[str, Any], finite: bool, licence: str, failed: set[str]
+) -> None:
+    clips = [clip("a", 5, 20), clip("b", 5, 20), clip("c", 5, 20, split="val")]
+    found = verdicts(report(**changed), clips, weights_finite=finite, licence=licence)
+    assert {verdict.check for verdict in found if not verdict.passed} == failed
+    assert {v.check for v in found if v.severity == "warn"} == {"validation_loss_improved"}
+
+
+def test_a_job_survives_its_file(job: TrainingJob, tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job.to_json()))
+    assert TrainingJob.read(path) == job

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from xtts_core.errors import DatasetError, TrainingError
+from xtts_core.model.loading import MODEL_FILE, load_mel_stats, load_model
+from xtts_core.settings import TrainingSettings
+from xtts_core.store import write_json
+from xtts_core.training.data import held_out_spans, make_batch, read_clips, tokenise
+from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
+from xtts_core.training.loss import text_and_audio_loss
+from xtts_core.training.mel import conditioning_mel
+from xtts_core.training.trainer import Curve, learning_rate_factor, train
+
+
+def with_settings(job: TrainingJob, **sections: dict[str, Any]) -> TrainingJob:
+    raw = job.settings.model_dump(mode="json")
+    for name, values in sections.items():
+        raw[name] = {**raw[name], **values}
+    settings = TrainingSettings.model_validate_json(json.dumps(raw))
+    return replace(job, settings=settings)
+
+
+def run(job: TrainingJob) -> tuple[TrainingReport, list[Mapping[str, Any]]]:
+    events: list[Mapping[str, Any]] = []
+    return train(job, events.append), events
+
+
+def step_losses(events: list[Mapping[str, Any]]) -> dict[int, float]:
+    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
+
+
+def start_process(job: TrainingJob) -> subprocess.Popen[str]:
+    """The run in a process of its own, as the asset starts it."""
+    write_json(job.run_dir / "job.json", job.to_json())
+    return subprocess.Popen(
+        [sys.executable, "-m", "xtts_core.training", job.run_dir / "job.json", "--end-with-stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def losses(*validation: float) -> tuple[EpochLosses, ...]:
+    return tuple(EpochLosses(i, 1.0, loss, loss, loss) for i, loss in enumerate(validation))
+
+
+def test_a_run_killed_with_kill_9_goes_on_with_the_losses_of_an_unbroken_one(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    killed = replace(job, run_dir=tmp_path / "killed")
+    seen: list[Mapping[str, Any]] = []
+    with start_process(killed) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen.append(json.loads(line))
+            if seen[-1]["event"] == "step" and seen[-1]["epoch"] == 2:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert not killed.report.exists()
+    half_written = killed.states_dir / ".half-written"
+    half_written.mkdir()
+    (half_written / "weights.safetensors").write_bytes(b"half")
+    (killed.best_dir / ".half-written.safetensors").write_bytes(b"half")
+
+    report, later = run(killed)
+    unbroken, events = run(job)
+    assert later[0]["event"] == "start"
+    assert later[0]["epoch"] == 1
+    assert min(step_losses(later)) == unbroken.steps // 3 + 1
+    whole = step_losses(events)
+    assert step_losses(seen).keys() | step_losses(later).keys() == whole.keys()
+    for part in (seen, later):
+        assert step_losses(part) == pytest.approx(
+            {step: whole[step] for step in step_losses(part)}, rel=1e-6
+        )
+    assert [row.validation for row in report.history] == pytest.approx(
+        [row.validation for row in unbroken.history], rel=1e-6
+    )
+    for name, tensor in load_file(job.weights).items():
+        torch.testing.assert_close(load_file(killed.weights)[name], tensor)
+    assert not half_written.exists()
+    assert not list(killed.best_dir.glob(".*"))
+
+
+def test_a_training_process_ends_when_its_parent_does(job: TrainingJob) -> None:
+    with start_process(job) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait() == 1
+    assert not job.report.exists()
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_losses_fall_and_the_exported_weights_have_the_reported_loss(
+    job: TrainingJob, lora: bool
+) -> None:
+    job = with_settings(job, lora={"enabled": lora}, optimisation={"epochs": 2})
+    report, events = run(job)
+    assert report.history[2].validation < report.history[0].validation
+    assert report.history[2].train is not None
+    assert report.history[1].train is not None
+    assert report.history[2].train < report.history[1].train
+    assert (report.train_clips, report.val_clips) == (8, 2)
+    assert report == TrainingReport.read(job.report)
+    assert (job.adapter is not None and job.adapter.is_dir()) == lora
+    assert {event["event"] for event in events} == {"start", "step", "epoch", "saved"}
+
+    model = load_model(job.base_dir)
+    model.load_state_dict(load_file(job.weights), strict=False)
+    clips = read_clips(job.codes)
+    span = held_out_spans(clips)
+    mel = conditioning_mel(load_mel_stats(job.base_dir))
+    found = []
+    for clip in [clip for clip in clips if clip.split == "val"]:
+        batch = make_batch([clip], [span(clip)], tokenise([clip], job.base_dir))
+        with torch.no_grad():
+            text, audio = text_and_audio_loss(model.gpt, mel, batch)
+        found.append((0.01 * text + audio).item())
+    assert sum(found) / len(found) == pytest.approx(report.val_loss, rel=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again(job: TrainingJob) -> None:
+    report, _ = run(with_settings(job, optimisation={"epochs": 1}))
+    again, events = run(with_settings(job, optimisation={"epochs": 1}))
+    assert again == report
+    assert events == []
+
+
+def test_only_the_newest_states_are_kept(job: TrainingJob) -> None:
+    run(with_settings(job, checkpoints={"keep": 2}, optimisation={"batch_size": 8}))
+    assert sorted(path.name for path in job.states_dir.iterdir()) == ["epoch-00002", "epoch-00003"]
+
+
+def test_tensorboard_shows_losses_and_held_out_sentences(job: TrainingJob) -> None:
+    run(
+        with_settings(
+            job,
+            logging={"samples": 1, "sample_every_epochs": 1},
+            optimisation={"epochs": 1, "gradient_accumulation": 1},
+        )
+    )
+    events = EventAccumulator(str(job.run_dir / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) == {
+        "train/loss",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/epoch_loss",
+        "validation/loss",
+        "validation/text_loss",
+        "validation/audio_loss",
+    }
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 2]
+    held_out = next(clip for clip in read_clips(job.codes) if clip.split == "val")
+    assert tags["audio"] == [f"samples/{held_out.clip_id}"]
+    assert tags["images"] == [f"samples/{held_out.clip_id}"]
+
+
+def test_spoken_samples_change_no_loss(job: TrainingJob, tmp_path: Path) -> None:
+    quiet = with_settings(job, optimisation={"epochs": 2})
+    loud = with_settings(
+        replace(quiet, run_dir=tmp_path / "loud"), logging={"samples": 1, "sample_every_epochs": 1}
+    )
+    assert step_losses(run(quiet)[1]) == step_losses(run(loud)[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(job.base_dir, broken)
+    state = load_file(broken / MODEL_FILE)
+    state["gpt.final_norm.weight"][0] = float("nan")
+    save_file(state, broken / MODEL_FILE)
+    held_out = next(clip for clip in read_clips(job.codes) if clip.split == "val")
+    with pytest.raises(TrainingError, match=f"{held_out.clip_id}.*not a finite number"):
+        run(replace(job, base_dir=broken))
+
+
+def test_a_corpus_with_nothing_held_out_is_refused(job: TrainingJob) -> None:
+    held_out = tuple(clip.clip_id for clip in read_clips(job.codes) if clip.split == "val")
+    with pytest.raises(DatasetError, match="8 clips to train on and 0 to judge it by"):
+        run(replace(job, left_out=held_out))
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1.0
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0 < factors[-1] < 0.001
+
+
+def test_a_short_run_reaches_its_rate_in_half_of_its_steps() -> None:
+    assert [learning_rate_factor(step, 4, 100) for step in range(4)] == pytest.approx(
+        [0.5, 1.0, 1.0, 0.5]
+    )
+    assert learning_rate_factor(0, 1, 100) == 1.0
+
+
+def test_training_ends_when_the_validation_loss_has_stopped_falling() -> None:
+    settings = TrainingSettings.model_validate(
+        {"optimisation": {"epochs": 9}, "checkpoints": {"patience_epochs": 2}}
+    )
+    assert not Curve(history=losses(5.0)).ended(settings)
+    assert not Curve(history=losses(5.0, 4.0, 4.1)).ended(settings)
+    assert Curve(history=losses(5.0, 4.0, 4.1, 4.2)).ended(settings)
+    assert not Curve(history=losses(5.0, 4.0, 4.1, 3.9)).ended(settings)
+    assert Curve(history=losses(*range(10, 0, -1))).ended(settings)
+
+
+def test_the_base_model_s_own_loss_is_no_candidate_for_the_best_epoch() -> None:
+    assert Curve(history=losses(1.0, 3.0, 2.0)).best_epoch == 2
