@@ -197,7 +197,7 @@ def read_pointer(serving_uri: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         pointer = None
-    if not isinstance(pointer, dict) or not _POINTER_KEYS <= pointer.keys():
+    if not isinstance(pointer, dict) or not pointer.keys() >= _POINTER_KEYS:
         raise ReleaseError(
             "The file does not point to a release",
             where=str(serving_uri),

@@ -20,7 +20,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from xtts_core.errors import DatasetError
 from xtts_core.settings import SAMPLE_RATE_HZ
 from xtts_core.training.codes import CODE_SAMPLES
 from xtts_core.training.mel import pcm_to_float
@@ -254,22 +253,10 @@ def make_batch(clips: Sequence[Clip], spans: Sequence[Span], tokens: Mapping[str
 
 
 def tokenise(clips: Iterable[Clip], base_dir: Path) -> dict[str, Tensor]:
-    """The text tokens (int64) of each clip id.
-
-    Raises:
-        DatasetError: a text has no token.
-    """
+    """The text tokens (int64) of each clip id, its language's tag first."""
     from xtts_core.model.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(base_dir)
-    tokens = {}
-    for clip in clips:
-        ids = tokenizer.encode(clip.text, clip.language)
-        if not ids:
-            raise DatasetError(
-                "The clip's text has no token",
-                where=clip.clip_id,
-                remedy="Materialise metadata of its video again",
-            )
-        tokens[clip.clip_id] = torch.tensor(ids)
-    return tokens
+    return {
+        clip.clip_id: torch.tensor(tokenizer.encode(clip.text, clip.language)) for clip in clips
+    }
