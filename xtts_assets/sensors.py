@@ -127,12 +127,14 @@ def release_sensor(
     except UpstreamError as error:
         return dg.SkipReason(str(error))
     version = str(checkpoint.metadata["version"])
+    if _version(store, "served_release", WHOLE) == version:
+        return dg.SkipReason(f"{version} is released")
     tags = {VERSION_TAG: version}
     registered = set(context.instance.get_dynamic_partitions(str(videos_partitions.name)))
     missing = [
         key
         for key in store.keys("train_val_splits")
-        if key in registered and _evaluated_version(store, key) != version
+        if key in registered and _version(store, "evaluation_samples", key) != version
     ]
     requested = {
         run.tags["dagster/partition"]: run.is_finished
@@ -165,8 +167,8 @@ def _made_row_hash(store: CorpusStore, video_id: str) -> str | None:
     return read_json(path)["row_hash"] if path.is_file() else None
 
 
-def _evaluated_version(store: CorpusStore, video_id: str) -> str | None:
-    result = read_result(store, "evaluation_samples", video_id)
+def _version(store: CorpusStore, asset: str, key: str) -> str | None:
+    result = read_result(store, asset, key)
     return None if result is None else str(result.metadata["version"])
 
 

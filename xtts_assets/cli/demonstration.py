@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pyarrow.parquet as pq
+import yaml
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -41,6 +42,7 @@ SENTENCE = "Olá! Esta frase foi dita por uma voz que nasceu de dois vídeos cur
 SEED = 42
 WAV_NAME = "sentence.wav"
 PAGE_NAME = "index.html"
+ENV_NAME = "demo.env"
 START_TIMEOUT_S = 120.0
 
 DISCLAIMER = (
@@ -63,7 +65,7 @@ class Spoken:
 
 
 def run(output: Path, console: Console) -> int:
-    """Run the demo and write `sentence.wav` and `index.html` into `output`.
+    """Run the demo and write `sentence.wav`, `index.html` and `demo.env` into `output`.
 
     Returns the exit code: 1 when a stage failed or a blocking check did not pass.
     """
@@ -91,18 +93,33 @@ def run(output: Path, console: Console) -> int:
 
 def _point_environment_at(output: Path) -> None:
     """A corpus, a configuration and a Dagster home of the demo's own: it must not touch the
-    user's."""
-    home = output / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(PROJECT / "dagster.yaml", home / "dagster.yaml")
+    user's. `demo.env` has them for a shell."""
+    variables = {
+        "DAGSTER_HOME": output / "dagster",
+        "XTTS_CORPUS_ROOT": output / "corpus",
+        "XTTS_VIDEOS_CSV": EXAMPLE / "videos.csv",
+        "XTTS_CONFIG_DIR": EXAMPLE / "config",
+    }
     for name in [name for name in os.environ if name.startswith("XTTS_")]:
         del os.environ[name]
-    os.environ.update(
-        DAGSTER_HOME=str(home),
-        XTTS_CORPUS_ROOT=str(output / "corpus"),
-        XTTS_VIDEOS_CSV=str(EXAMPLE / "videos.csv"),
-        XTTS_CONFIG_DIR=str(EXAMPLE / "config"),
+    os.environ.update({name: str(path) for name, path in variables.items()})
+    _write_instance(output / "dagster")
+    write_text(
+        output / ENV_NAME,
+        "".join(f"{name}={shlex.quote(str(path))}\n" for name, path in variables.items()),
     )
+
+
+def _write_instance(home: Path) -> None:
+    """The project's dagster.yaml with its storage below `home`, from wherever it is opened."""
+    instance = yaml.safe_load((PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
+    for section in (
+        instance["storage"]["sqlite"],
+        instance["local_artifact_storage"]["config"],
+        instance["compute_logs"]["config"],
+    ):
+        section["base_dir"] = str(home / section["base_dir"])
+    write_text(home / "dagster.yaml", yaml.safe_dump(instance, sort_keys=False))
 
 
 @contextmanager
@@ -223,6 +240,12 @@ def _report(
     summary.add_row("page", str(output / PAGE_NAME))
     console.print(Panel(summary, title="From two videos to a spoken sentence", expand=False))
     console.print(f"[yellow]{DISCLAIMER}[/]")
+    console.print(
+        f"The graph in the browser: set -a; . {shlex.quote(str(output / ENV_NAME))}; set +a; "
+        f"{Path(sys.executable).with_name('dagster')} dev -w {PROJECT / 'workspace.yaml'}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _training(store: CorpusStore) -> Mapping[str, Any]:
