@@ -68,8 +68,7 @@ class HubModel:
 XTTS_V2 = HubModel(
     name="xtts_v2",
     repository="coqui/XTTS-v2",
-    # The head of the repository since December 2023 (v2.0.3). Its checksums stand in several
-    # independent public projects that pin the same revision; the hub's LFS pointers give them too.
+    # Several independent public projects pin this revision with these same checksums.
     revision="6c2b0d75eae4b7047358e3b6bd9325f857d43f77",
     licence="Coqui Public Model License 1.0.0 (non-commercial)",
     licence_url="https://coqui.ai/cpml",

@@ -6,6 +6,7 @@ weight norm, the configuration as coqui's classes.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import pickle
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig
 
 from xtts_core.errors import LicenceError, ModelError, TransientSourceError
 from xtts_core.model import hub
@@ -59,18 +61,16 @@ def originals(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> Path:
     return folder
 
 
-class _classes_at_their_old_place:  # noqa: N801
+@contextlib.contextmanager
+def _classes_at_their_old_place() -> Iterator[None]:
     """The public checkpoint was written when coqui kept its argument classes in `xtts.py`."""
-
-    def __enter__(self) -> None:
-        from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig
-
-        self.classes = (XttsArgs, XttsAudioConfig)
-        for kind in self.classes:
-            kind.__module__ = "TTS.tts.models.xtts"
-
-    def __exit__(self, *_: object) -> None:
-        for kind in self.classes:
+    classes = (XttsArgs, XttsAudioConfig)
+    for kind in classes:
+        kind.__module__ = "TTS.tts.models.xtts"
+    try:
+        yield
+    finally:
+        for kind in classes:
             kind.__module__ = "TTS.tts.configs.xtts_config"
 
 
