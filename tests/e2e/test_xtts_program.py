@@ -1,0 +1,204 @@
+"""`xtts run` and its neighbours on good and bad input, a URL among it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+PAGE = """<!doctype html><title>A feira de domingo</title>
+<video src="feira.webm"><track kind="subtitles" srclang="pt-BR" src="feira.vtt"></video>"""
+
+
+class Site(SimpleHTTPRequestHandler):
+    """A page with a video and its subtitles, as yt-dlp's generic extractor takes it."""
+
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        type(self).requests.append(self.path)
+        super().do_GET()
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def site(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "watch.html").write_text(PAGE)
+    shutil.copy(demo / "feira-dora.webm", folder / "feira.webm")
+    shutil.copy(demo / "feira-dora.pt-BR.vtt", folder / "feira.vtt")
+    handler = type("RecordingSite", (Site,), {"requests": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/watch.html", handler.requests
+    server.shutdown()
+
+
+class Corpus:
+    """A corpus with a good URL, a silent file, a broken file and a row that cannot be used."""
+
+    def __init__(self, programs: Any, project: Path, home: Path, url: str) -> None:
+        self.home = home
+        self.root = home / "data"
+        self.root.mkdir(parents=True)
+        shutil.copy(project / "dagster.yaml", home)
+        soundfile.write(self.root / "silent.wav", np.zeros(22_050 * 5, np.int16), 22_050)
+        (self.root / "broken.mp4").write_text("this is no video")
+        (self.root / "videos.csv").write_text(
+            "video_id,source,speaker,licence\n"
+            f"web,{url},dora,free\n"
+            "silent,silent.wav,dora,free\n"
+            "broken,broken.mp4,dora,free\n"
+            "not/an/id,silent.wav,dora,free\n"
+        )
+        self._programs = programs
+        self._extra = {
+            "DAGSTER_HOME": str(home),
+            "XTTS_CONFIG_DIR": str(project / "examples" / "demo" / "config"),
+        }
+
+    def xtts(self, *arguments: str) -> Any:
+        return self._programs.run("xtts", *arguments, extra=self._extra)
+
+
+@pytest.fixture(scope="module")
+def corpus(
+    programs: Any,
+    project: Path,
+    site: tuple[str, list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Corpus:
+    return Corpus(programs, project, tmp_path_factory.mktemp("home"), site[0])
+
+
+@pytest.fixture(scope="module")
+def first_run(corpus: Corpus) -> Any:
+    return corpus.xtts("run")
+
+
+def states(output: str) -> dict[tuple[str, str], str]:
+    found = re.findall(r"^[✓✗] (\w+)(?: · (\S+))? +(made|kept|failed|check failed)", output, re.M)
+    return {(asset, video): state for asset, video, state in found}
+
+
+def test_bad_input_is_named_and_the_rest_goes_on(first_run: Any) -> None:
+    found = states(first_run.stdout)
+    assert first_run.returncode == 1
+    assert "videos.csv line 5" in first_run.stdout
+    assert found["raw_audio", "silent"] == "check failed"
+    assert "not_silent" in first_run.stdout
+    assert found["raw_audio", "broken"] == "failed"
+    assert "broken.mp4" in first_run.stdout
+    assert ("segments", "silent") not in found
+    assert ("segments", "broken") not in found
+    assert found["train_val_splits", "web"] == "made"
+    assert found["ljspeech_dataset", ""] == "made"
+
+
+def test_a_url_brings_its_sound_and_its_subtitles(first_run: Any, corpus: Corpus) -> None:
+    provenance = json.loads((corpus.root / "raw" / "web.json").read_text())
+    assert [(s["language"], s["kind"]) for s in provenance["subtitles"]] == [("pt-BR", "manual")]
+    audio = soundfile.info(corpus.root / "raw" / "web.wav")
+    assert (audio.samplerate, audio.channels, audio.subtype) == (22_050, 1, "PCM_16")
+    assert audio.duration == pytest.approx(77, abs=2)
+    clips = pq.read_table(corpus.root / "metadata" / "web.parquet").to_pylist()
+    assert "manual-subtitle" in {clip["text_source"] for clip in clips}
+
+
+def test_the_ljspeech_dataset_holds_the_accepted_clips(first_run: Any, corpus: Corpus) -> None:
+    clips = pq.read_table(corpus.root / "metadata" / "web.parquet").to_pylist()
+    accepted = {clip["clip_id"]: clip for clip in clips if clip["accepted"]}
+    lines = (corpus.root / "ljspeech" / "metadata.csv").read_text().splitlines()
+    listed = {clip_id: text for clip_id, _, text in (line.split("|") for line in lines)}
+    assert listed == {clip_id: clip["text"] for clip_id, clip in accepted.items()}
+    for clip_id, clip in accepted.items():
+        wav = soundfile.info(corpus.root / "ljspeech" / "wavs" / f"{clip_id}.wav")
+        assert wav.duration == pytest.approx(clip["duration_s"])
+
+
+def test_each_run_has_its_log_below_the_corpus(first_run: Any, corpus: Corpus) -> None:
+    names = {path.name.rsplit("-", 1)[0] for path in (corpus.root / "logs").glob("*.log")}
+    assert names == {"prepare_base_model", "prepare_video", "build_dataset"}
+
+
+def test_a_good_video_alone_is_kept_without_asking_the_network(
+    first_run: Any, corpus: Corpus, site: tuple[str, list[str]]
+) -> None:
+    asked = len(site[1])
+    result = corpus.xtts("run", "--video", "web", "--skip", "ljspeech_dataset")
+    assert set(states(result.stdout).values()) == {"kept"}
+    assert len(site[1]) == asked
+
+
+def test_one_asset_of_one_video_runs_alone(first_run: Any, corpus: Corpus) -> None:
+    shutil.rmtree(corpus.root / "segments" / "web")
+    result = corpus.xtts("run", "--video", "web", "--only", "segments")
+    assert states(result.stdout) == {("segments", "web"): "made"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--only", "videoz"), "'videoz' is not an asset"),
+        (("run", "--video", "nobody"), "no video 'nobody'"),
+        (("videos", "remove", "nobody"), "nobody"),
+        (("export", "out", "--to", "coqui"), "Materialise finetuned_checkpoint first"),
+    ],
+)
+def test_a_wrong_request_is_one_line_with_the_remedy(
+    first_run: Any, corpus: Corpus, arguments: tuple[str, ...], message: str
+) -> None:
+    result = corpus.xtts(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_training_without_enough_clips_is_refused_by_name(first_run: Any, corpus: Corpus) -> None:
+    shutil.rmtree(corpus.root / "splits")
+    result = corpus.xtts("train")
+    assert result.returncode == 1
+    assert "web is left out: train_val_splits of web has not been made" in result.stdout
+    assert "No video has usable audio codes" in result.stdout
+
+
+def test_rows_are_added_listed_checked_and_removed(corpus: Corpus) -> None:
+    added = corpus.xtts("videos", "add", "silent.wav", "--video-id", "-new", "--speaker", "ana")
+    assert added.returncode == 0, added.stderr
+    assert "-new" in corpus.xtts("videos", "list").stdout
+    checked = corpus.xtts("videos", "check")
+    assert checked.returncode == 1
+    assert "line 5" in checked.stdout
+    assert corpus.xtts("videos", "remove", "--", "-new").returncode == 0
+    assert "-new" not in corpus.xtts("videos", "list").stdout
+
+
+def test_dataset_show_tells_what_is_there_and_why_clips_were_rejected(
+    first_run: Any, corpus: Corpus
+) -> None:
+    shown = corpus.xtts("dataset", "show").stdout
+    assert "web" in shown
+    assert "accepted" in shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("run",), ("train",), ("demo",), ("videos",), ("dataset",), ("release",), ("export",)],
+    ids=lambda command: " ".join(("xtts", *command)),
+)
+def test_help_of_each_command_is_there(corpus: Corpus, command: tuple[str, ...]) -> None:
+    shown = corpus.xtts(*command, "--help")
+    assert shown.returncode == 0
+    assert "Usage: xtts" in shown.stdout
