@@ -4,8 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := xtts_core xtts_assets xtts_grpc
-ADDRESS ?= 127.0.0.1:50051
+OUTPUT ?= demo-output
+PORT ?= 3000
 
 .PHONY: install demo test check test-long protos dev serve lock
 
@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/xtts demo
+	$(BIN)/xtts demo --output "$(OUTPUT)"
 
 test: check
 	$(BIN)/coverage erase
@@ -40,10 +40,10 @@ protos: install
 		--python_out=. --grpc_python_out=. --pyi_out=. xtts_grpc/v1/synthesis.proto
 
 dev: install
-	DAGSTER_HOME="$(CURDIR)" $(BIN)/dagster dev
+	DAGSTER_HOME="$${DAGSTER_HOME:-$(CURDIR)}" $(BIN)/dagster dev --port $(PORT)
 
 serve: install
-	$(BIN)/xtts-serve --address $(ADDRESS)
+	$(BIN)/xtts-serve
 
 lock:
 	uv pip compile --upgrade --no-emit-index-url --python-version 3.11 --extra dev \

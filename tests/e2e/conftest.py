@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from watchfiles import watch
 
+PAGE = """<!doctype html><title>A feira de domingo</title>
+<video src="feira.webm"><track kind="subtitles" srclang="pt-BR" src="feira.vtt"></video>"""
+
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+
+
+def command(program: str) -> str:
+    """The program of this environment, or else of the system."""
+    return str(BIN / program) if (BIN / program).exists() else program
 
 
 @dataclass
@@ -30,7 +43,7 @@ class Programs:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end, with `extra` variables."""
         return subprocess.run(
-            [BIN / program, *arguments],
+            [command(program), *arguments],
             env={**os.environ, **self.environment, **(extra or {})},
             capture_output=True,
             text=True,
@@ -38,12 +51,13 @@ class Programs:
         )
 
     def demo(self, output: Path) -> subprocess.CompletedProcess[str]:
-        return self.run("xtts", "demo", "--output", output)
+        """`make demo`, as the README has it, into another folder."""
+        return self.run("make", "-C", ROOT, "demo", f"OUTPUT={output}")
 
     def start(self, program: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
         """Start a program in a process group of its own."""
         process = subprocess.Popen(
-            [BIN / program, *arguments],
+            [command(program), *arguments],
             env={**os.environ, **self.environment},
             text=True,
             start_new_session=True,
@@ -91,3 +105,28 @@ def finished_demo(
     result = programs.demo(output)
     assert result.returncode == 0, result.stdout + result.stderr
     return output, result
+
+
+class Site(SimpleHTTPRequestHandler):
+    """A page with a video and its subtitles, as yt-dlp's generic extractor takes it."""
+
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        type(self).requests.append(self.path)
+        super().do_GET()
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def site(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "watch.html").write_text(PAGE)
+    shutil.copy(demo / "feira-dora.webm", folder / "feira.webm")
+    shutil.copy(demo / "feira-dora.pt-BR.vtt", folder / "feira.vtt")
+    handler = type("RecordingSite", (Site,), {"requests": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/watch.html", handler.requests
+    server.shutdown()

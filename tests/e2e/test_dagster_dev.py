@@ -1,4 +1,4 @@
-"""`dagster dev`: the graph in a real browser, and the sensors under the real daemon."""
+"""`make dev`: the graph in a real browser, and the sensors under the real daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xtts_core.store import CorpusStore
 
 
 class Deployment:
-    """A running `dagster dev` on a copy of the demo's corpus, with its own videos.csv."""
+    """A running `make dev` on a copy of the demo's corpus, with its own videos.csv."""
 
     def __init__(self, home: Path, demo_corpus: Path, demo: Path) -> None:
         self.home = home
@@ -62,10 +62,8 @@ def deployment(
     }
     with (home / "dev.log").open("w") as log:
         process = programs.start(
-            "dagster",
-            *("dev", "-w", project / "workspace.yaml"),
-            *("-h", "127.0.0.1", "-p", str(found.port)),
-            cwd=home,
+            "make",
+            *("-C", project, "dev", f"PORT={found.port}"),
             stdout=log,
             stderr=subprocess.STDOUT,
         )

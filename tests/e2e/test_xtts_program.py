@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-
-PAGE = """<!doctype html><title>A feira de domingo</title>
-<video src="feira.webm"><track kind="subtitles" srclang="pt-BR" src="feira.vtt"></video>"""
-
-
-class Site(SimpleHTTPRequestHandler):
-    """A page with a video and its subtitles, as yt-dlp's generic extractor takes it."""
-
-    requests: list[str]
-
-    def do_GET(self) -> None:
-        type(self).requests.append(self.path)
-        super().do_GET()
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def site(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "watch.html").write_text(PAGE)
-    shutil.copy(demo / "feira-dora.webm", folder / "feira.webm")
-    shutil.copy(demo / "feira-dora.pt-BR.vtt", folder / "feira.vtt")
-    handler = type("RecordingSite", (Site,), {"requests": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/watch.html", handler.requests
-    server.shutdown()
 
 
 class Corpus:
