@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import dagster as dg
 
 from xtts_core.errors import XttsError
-from xtts_core.settings import DatasetSettings, Environment, ServiceSettings, TrainingSettings
+from xtts_core.settings import DatasetSettings, Environment, TrainingSettings
 from xtts_core.stage import Markdown, MetadataValue, Progress, Stage, StageResult
 from xtts_core.store import CorpusStore
 
@@ -85,10 +85,6 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
     @cached_property
     def training(self) -> TrainingSettings:
         return self.environment.training()
-
-    @cached_property
-    def service(self) -> ServiceSettings:
-        return self.environment.service()
 
     def materialise(
         self,

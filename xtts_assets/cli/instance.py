@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 import dagster as dg
 import psutil
@@ -54,9 +53,3 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 def _alive(name: str) -> bool:
     pid = int(name.split(":")[1])
     return psutil.pid_exists(pid) and process_name(pid) == name
-
-
-def relative_to_home(path: Path) -> str:
-    """`path` as a person would type it from the project root."""
-    home = project_root()
-    return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
