@@ -25,6 +25,8 @@ SAMPLE_RATE_HZ = 22_050
 """The rate of clips and of conditioning audio in XTTS."""
 NATIVE_RATE_HZ = 24_000
 """The rate at which XTTS speaks."""
+MIN_TEMPERATURE = 0.01
+"""Below it logits divided by the temperature overflow, and nothing can be drawn from NaN."""
 MAX_CLIP_SAMPLES = 255_995
 """The longest clip XTTS trains on, 11.61 s (coqui-tts, train_gpt_xtts.py: max_wav_length)."""
 
@@ -174,7 +176,7 @@ class DatasetSettings(_Section):
 
 
 class BaseModelSettings(_Section):
-    name: str = Field("xtts_v2", pattern=r"[A-Za-z0-9_-]{1,64}")
+    name: str = Field("xtts_v2", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     mirror: str | None = None
     offline_dir: str | None = None
 
@@ -244,7 +246,7 @@ class ServerSettings(_Section):
 class EngineSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
-    temperature: float = Field(0.75, gt=0, le=2)
+    temperature: float = Field(0.75, ge=MIN_TEMPERATURE, le=2)
     top_k: int = Field(50, ge=1)
     top_p: float = Field(0.85, gt=0, le=1)
     repetition_penalty: float = Field(10.0, ge=1)
@@ -433,7 +435,13 @@ class Environment:
         settings = load_settings(TrainingSettings, self.config_dir)
         if self.base_model is None:
             return settings
-        name = settings.base_model.model_copy(update={"name": self.base_model})
-        return settings.model_copy(
-            update={"base_model": BaseModelSettings.model_validate(name.model_dump())}
-        )
+        given = {**settings.base_model.model_dump(), "name": self.base_model}
+        try:
+            base_model = BaseModelSettings.model_validate(given)
+        except ValidationError:
+            raise SettingsError(
+                f"{self.base_model!r} cannot be the name of a base model",
+                where="XTTS_BASE_MODEL",
+                remedy="Set it to xtts_v2 or tiny, or unset it",
+            ) from None
+        return settings.model_copy(update={"base_model": base_model})

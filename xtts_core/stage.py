@@ -7,7 +7,7 @@ Every asset keeps two small files beside its output: `records/<asset>/<key>.json
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Literal, Protocol
 
 from xtts_core.errors import UpstreamError
-from xtts_core.store import CorpusStore, read_json, sha256_file, sha256_json, write_json
+from xtts_core.store import WHOLE, CorpusStore, read_json, sha256_file, sha256_json, write_json
 
 Severity = Literal["error", "warn"]
 
@@ -106,7 +106,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StageResult:
-    """A stage's recorded state, made now or earlier."""
+    """A stage's recorded state, made now or earlier.
+
+    `sha256` has the content hash of each output; `built_on` the data version of each result that
+    it stands on, by `asset/key`.
+    """
 
     asset: str
     key: str
@@ -117,6 +121,8 @@ class StageResult:
     row_count: int | None
     metadata: Mapping[str, MetadataValue]
     verdicts: tuple[Verdict, ...]
+    sha256: Mapping[Path, str]
+    built_on: Mapping[str, str]
     skipped: bool
 
     @property
@@ -132,12 +138,16 @@ def run_stage(
     *,
     inputs: Mapping[str, Any],
     build: Callable[[str], Outcome],
+    built_on: Sequence[StageResult] = (),
 ) -> StageResult:
     """Run `build(fingerprint)` unless the recorded result for the same inputs is still whole.
 
     Args:
-        inputs: everything the output depends on, as JSON: the settings used, and the data
-            versions (content hashes) of the stages before.
+        inputs: everything the output depends on, as JSON: the settings used, and the content
+            hashes (all of a data version, or those parts that matter) of the stages before.
+        built_on: the results of the stages before that this one belongs to: once one of them is
+            made anew or fails, this one is refused until it has been run again. Left empty where
+            a result stands by itself, such as a trained checkpoint.
 
     Two runs of one stage and key wait for each other.
     """
@@ -146,12 +156,17 @@ def run_stage(
     )
     with store.lock(f"{stage.name}.{key}"):
         known = read_result(store, stage.name, key)
+        ground = {_name(result): result.data_version for result in built_on}
         if known is not None and known.fingerprint == fingerprint:
-            return known
+            if known.built_on == ground:
+                return known
+            path = store.record(stage.name, key)
+            write_json(path, {**read_json(path), "built_on": ground})
+            return replace(known, built_on=ground)
         started = monotonic()
         outcome = build(fingerprint)
         _check_complete(stage, outcome.verdicts)
-        _commit(store, stage, key, fingerprint, inputs, outcome, monotonic() - started)
+        _commit(store, stage, key, fingerprint, inputs, ground, outcome, monotonic() - started)
     result = read_result(store, stage.name, key)
     if result is None:
         raise UpstreamError(
@@ -166,10 +181,11 @@ def require(store: CorpusStore, asset: str, key: str) -> StageResult:
     """The result of a stage that another one builds on.
 
     Raises:
-        UpstreamError: it was never made, was changed since, or failed a blocking check.
+        UpstreamError: it was never made, was changed since, failed a blocking check, or stands on
+            a result of which one of these holds, or that was made anew since.
     """
     where = str(store.record(asset, key))
-    name = asset if key == "@" else f"{asset} of {key}"
+    name = asset if key == WHOLE else f"{asset} of {key}"
     result = read_result(store, asset, key)
     if result is None:
         raise UpstreamError(
@@ -184,14 +200,37 @@ def require(store: CorpusStore, asset: str, key: str) -> StageResult:
             where=where,
             remedy="Mend the cause and materialise it again",
         )
+    for ground, data_version in result.built_on.items():
+        below = require(store, *ground.split("/"))
+        if below.data_version != data_version:
+            raise UpstreamError(
+                f"{name} belongs to an earlier {below.asset}",
+                where=where,
+                remedy=f"Materialise {asset} again",
+            )
     return result
 
 
-def usable(store: CorpusStore, asset: str) -> tuple[list[StageResult], dict[str, str]]:
-    """For a fan-in: the results of every key that may be used, and why each other one may not."""
+def forget(store: CorpusStore, asset: str, key: str) -> None:
+    """Have a stage made again although its inputs are equal."""
+    store.record(asset, key).unlink(missing_ok=True)
+
+
+def usable(
+    store: CorpusStore, asset: str, listed: Collection[str] | None = None
+) -> tuple[list[StageResult], dict[str, str]]:
+    """For a fan-in: the results of every key that may be used, and why each other one may not.
+
+    Args:
+        listed: the ids in videos.csv (None: every key): a video whose row was taken out is not
+            used any more.
+    """
     good: list[StageResult] = []
     refused: dict[str, str] = {}
     for key in store.keys(asset):
+        if listed is not None and key not in listed:
+            refused[key] = "its row is not in videos.csv"
+            continue
         try:
             good.append(require(store, asset, key))
         except UpstreamError as error:
@@ -222,6 +261,8 @@ def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
         row_count=record["row_count"],
         metadata={name: _metadata_in(value) for name, value in record["metadata"].items()},
         verdicts=tuple(Verdict(**verdict) for verdict in verdicts["checks"]),
+        sha256={file: entry["sha256"] for file, entry in outputs.items()},
+        built_on=record["built_on"],
         skipped=True,
     )
 
@@ -232,6 +273,7 @@ def _commit(
     key: str,
     fingerprint: str,
     inputs: Mapping[str, Any],
+    built_on: Mapping[str, str],
     outcome: Outcome,
     seconds: float,
 ) -> None:
@@ -249,6 +291,7 @@ def _commit(
             "fingerprint": fingerprint,
             "code_version": stage.code_version,
             "inputs": dict(inputs),
+            "built_on": dict(built_on),
             "data_version": data_version,
             "uri": store.relative(outcome.uri),
             "outputs": outputs,
@@ -260,6 +303,10 @@ def _commit(
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def _name(result: StageResult) -> str:
+    return f"{result.asset}/{result.key}"
 
 
 def _check_complete(stage: Stage, verdicts: Sequence[Verdict]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,17 @@ LJSPEECH_DATASET = Stage(
 )
 
 
-def make_ljspeech_dataset(store: CorpusStore, progress: Progress = silent) -> StageResult:
+def make_ljspeech_dataset(
+    store: CorpusStore, listed: Collection[str] | None = None, progress: Progress = silent
+) -> StageResult:
     """Write the accepted clips of every video whose splits may be used.
 
+    Args:
+        listed: the ids in videos.csv (None: every video that was prepared).
     Raises:
         DatasetError: no video can be used.
     """
-    splits, refused = usable(store, "train_val_splits")
+    splits, refused = usable(store, "train_val_splits", listed)
     metadata = {split.key: require(store, "metadata", split.key) for split in splits}
     if not splits:
         raise DatasetError(

@@ -145,6 +145,7 @@ def make_metadata(
             "transcripts": transcripts.data_version,
             "base_model": base.data_version,
         },
+        built_on=(video, segments, transcripts, base),
         build=build,
     )
 

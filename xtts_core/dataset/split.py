@@ -85,6 +85,7 @@ def make_train_val_splits(
             "split": settings.split.model_dump(mode="json"),
             "metadata": metadata.data_version,
         },
+        built_on=(metadata,),
         build=build,
     )
 
