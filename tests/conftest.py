@@ -42,7 +42,7 @@ def missing_system_package() -> Callable[[str], NoReturn]:
 @pytest.fixture(scope="session")
 def chromium(missing_system_package: Callable[[str], NoReturn]) -> str:
     """The path of a Chromium that is on the machine."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    for name in ("chromium", "google-chrome", "chromium-browser"):
         if path := shutil.which(name):
             return path
     return missing_system_package("chromium")

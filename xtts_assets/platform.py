@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from xtts_assets.runs import mark_run
+from xtts_core.corpus.catalogue import read_catalogue
 from xtts_core.errors import XttsError
 from xtts_core.settings import DatasetSettings, Environment, TrainingSettings
 from xtts_core.stage import Markdown, MetadataValue, Progress, Stage, StageResult
@@ -82,6 +84,15 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
     def dataset(self) -> DatasetSettings:
         return self.environment.dataset()
 
+    @property
+    def listed(self) -> set[str]:
+        """The ids of the rows of videos.csv that can be used: what a fan-in may take.
+
+        Raises:
+            CatalogueError: the file cannot be read; then nobody knows which videos were withdrawn.
+        """
+        return {row.video_id for row in read_catalogue(self.environment.videos_csv).rows}
+
     @cached_property
     def training(self) -> TrainingSettings:
         return self.environment.training()
@@ -104,6 +115,7 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         asset = context.asset_key.to_user_string()
         key = context.partition_key if context.has_partition_key else None
+        mark_run(context.instance, context.run)
         _watching().started(asset, key)
         try:
             result = make(self._progress(context, asset, key))

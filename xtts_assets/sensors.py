@@ -1,6 +1,7 @@
-"""The sensors: new and changed rows of videos.csv, and checkpoints that wait for a release.
+"""The sensors: new and changed rows of videos.csv, checkpoints that wait for a release, and runs
+whose process was killed.
 
-Both are level-triggered: each tick compares what is wanted with what the corpus holds, so a
+All are level-triggered: each tick compares what is wanted with what the corpus holds, so a
 restart, a lost tick or a run started by hand changes nothing.
 """
 
@@ -15,6 +16,7 @@ import dagster as dg
 from xtts_assets.jobs import evaluate_video, prepare_base_model, prepare_video, release_voice
 from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform
+from xtts_assets.runs import bury_dead_runs
 from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
 from xtts_core.errors import CatalogueError, UpstreamError
 from xtts_core.stage import read_result, require
@@ -97,8 +99,10 @@ def videos_csv_sensor(
 
     registered = set(context.instance.get_dynamic_partitions(str(videos_partitions.name)))
     new = [row.video_id for row in batch if row.video_id not in registered]
-    if read_result(store, "base_model", WHOLE) is None:
-        requests = _request_base_model(context, platform.training.base_model.name, asked)
+    base = read_result(store, "base_model", WHOLE)
+    name = platform.training.base_model.name
+    if base is None or base.uri.name != name:
+        requests = _request_base_model(context, name, asked)
     else:
         requests = _request_rows(batch, asked)
     return dg.SensorResult(
@@ -124,7 +128,8 @@ def release_sensor(
     store = platform.store
     try:
         checkpoint = require(store, "finetuned_checkpoint", WHOLE)
-    except UpstreamError as error:
+        listed = platform.listed
+    except (UpstreamError, CatalogueError) as error:
         return dg.SkipReason(str(error))
     version = str(checkpoint.metadata["version"])
     if _version(store, "served_release", WHOLE) == version:
@@ -134,7 +139,7 @@ def release_sensor(
     missing = [
         key
         for key in store.keys("train_val_splits")
-        if key in registered and _version(store, "evaluation_samples", key) != version
+        if key in registered & listed and _version(store, "evaluation_samples", key) != version
     ]
     requested = {
         run.tags["dagster/partition"]: run.is_finished
@@ -160,6 +165,13 @@ def release_sensor(
             dg.RunRequest(job_name=release_voice.name, run_key=f"release:{version}", tags=tags)
         ]
     )
+
+
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Fails the runs whose process was killed, so that the next one gets their place in a pool."""
+    dead = bury_dead_runs(context.instance)
+    return dg.SkipReason(f"{len(dead)} dead runs were failed: {', '.join(dead)}" if dead else None)
 
 
 def _made_row_hash(store: CorpusStore, video_id: str) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from xtts_assets.cli.instance import PROCESS_TAG, open_instance, process_name
+from xtts_assets.cli.instance import open_instance
+from xtts_assets.runs import PROCESS_TAG, process_name
 
 
 @dg.asset(pool="gpu")

@@ -56,8 +56,9 @@ class Ticks:
 
 
 @pytest.fixture
-def tick(instance: dg.DagsterInstance, corpus: CorpusStore) -> Ticks:
+def tick(instance: dg.DagsterInstance, corpus: CorpusStore, catalogue: Any) -> Ticks:
     """Two prepared videos and a trained checkpoint, version v1."""
+    catalogue.write("one,https://example.org/1,,,,,", "two,https://example.org/2,,,,,")
     for key in ("one", "two"):
         record(corpus, "train_val_splits", key)
     instance.add_dynamic_partitions(str(videos_partitions.name), ["one", "two"])
@@ -109,6 +110,11 @@ def test_evaluations_of_an_older_version_do_not_count(tick: Ticks, corpus: Corpu
         record(corpus, "evaluation_samples", key, "v0")
         tick.run(key, "v0", dg.DagsterRunStatus.SUCCESS)
     assert tick() == EVALUATE_BOTH
+
+
+def test_a_video_whose_row_was_removed_is_not_evaluated(tick: Ticks, catalogue: Any) -> None:
+    catalogue.write("two,https://example.org/2,,,,,")
+    assert tick() == [("evaluate_video", "two")]
 
 
 def test_a_released_version_is_left_alone(tick: Ticks, corpus: CorpusStore) -> None:

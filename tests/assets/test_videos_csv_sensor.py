@@ -24,7 +24,7 @@ def with_base_model(corpus: CorpusStore) -> None:
 
     def build(fingerprint: str) -> Outcome:
         write_text(path, "{}")
-        return Outcome(path, [path], [BASE_MODEL.verdict("there", True)], {})
+        return Outcome(path.parent, [path], [BASE_MODEL.verdict("there", True)], {})
 
     run_stage(corpus, BASE_MODEL, WHOLE, inputs={}, build=build)
 
@@ -173,6 +173,16 @@ def test_new_rows_wait_for_the_base_model_which_is_asked_for_once(
     assert [request.job_name for request in tick()] == ["prepare_base_model"]
     assert tick.registered == {"one"}
     assert tick() == []
+
+
+@pytest.mark.usefixtures("with_base_model")
+def test_another_base_model_than_the_one_that_is_there_is_asked_for(
+    catalogue: Any, tick: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokenizer would judge the clips."""
+    monkeypatch.setenv("XTTS_BASE_MODEL", "xtts_v2")
+    catalogue.write("one,https://example.org/1,,pt,,,")
+    assert [request.job_name for request in tick()] == ["prepare_base_model"]
 
 
 def test_a_missing_file_is_a_reason_to_skip_and_no_error(

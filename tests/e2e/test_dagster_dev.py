@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from xtts_assets.definitions import defs
 from xtts_core.stage import require
 from xtts_core.store import CorpusStore
 
@@ -111,11 +112,8 @@ def test_the_graph_is_shown_with_every_asset(deployment: Deployment, chromium: s
         )
         page = browser.new_page(viewport={"width": 2600, "height": 1400})
         page.goto(f"http://127.0.0.1:{deployment.port}/asset-groups?expanded={groups}")
-        for name in (
-            *("videos", "raw_audio", "segments", "transcripts"),
-            *("metadata", "train_val_splits", "ljspeech_dataset"),
-            *("base_model", "audio_codes"),
-            *("evaluation_samples", "scorecard", "served_release"),
-        ):
-            expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=30_000)
+        for spec in defs.resolve_all_asset_specs():
+            name = spec.key.to_user_string()
+            shown = f"{name[:5]}…{name[-11:]}" if len(name) > 18 else name
+            expect(page.get_by_text(shown, exact=True).first).to_be_visible(timeout=30_000)
         browser.close()

@@ -60,5 +60,5 @@ def train_val_splits(context: dg.AssetExecutionContext, platform: Platform) -> d
 def ljspeech_dataset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Every accepted clip of every usable video in the LJSpeech layout."""
     return platform.materialise(
-        context, lambda progress: make_ljspeech_dataset(platform.store, progress)
+        context, lambda progress: make_ljspeech_dataset(platform.store, platform.listed, progress)
     )

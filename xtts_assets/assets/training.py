@@ -62,6 +62,6 @@ def finetuned_checkpoint(
     return platform.materialise(
         context,
         lambda progress: make_finetuned_checkpoint(
-            platform.store, platform.training, progress, context.log.info
+            platform.store, platform.training, progress, context.log.info, platform.listed
         ),
     )

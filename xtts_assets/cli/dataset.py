@@ -8,38 +8,62 @@ import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
+from xtts_core.corpus.catalogue import read_catalogue
 from xtts_core.dataset.trainability import REASONS
+from xtts_core.errors import UpstreamError
 from xtts_core.settings import Environment
-from xtts_core.stage import usable
+from xtts_core.stage import require
 from xtts_core.store import CorpusStore
 
 app = typer.Typer(help="What the corpus holds.", no_args_is_help=True)
 console = Console()
 
 
+@app.callback()
+def _commands() -> None:
+    """What the corpus holds."""
+
+
 @app.command()
 def show() -> None:
-    """Clips and minutes of each video, and why clips were rejected."""
-    store = CorpusStore(Environment.load().corpus_root)
-    results, refused = usable(store, "metadata")
-    videos = Table("video", "accepted", "minutes", "rejected", title="Clips")
+    """Each row of videos.csv: clips and minutes, or the stage that stopped it; and why clips were
+    rejected."""
+    environment = Environment.load()
+    store = CorpusStore(environment.corpus_root)
+    videos = Table("video", "accepted", "minutes", "rejected", "remarks", title="Clips")
     reasons: Counter[str] = Counter()
-    for result in results:
-        clips = pq.read_table(result.uri, columns=["accepted", "duration_s", "reasons"]).to_pylist()
+    for row in read_catalogue(environment.videos_csv).rows:
+        stopped = _stopped_at(store, row.video_id)
+        if stopped:
+            videos.add_row(row.video_id, "–", "–", "–", Text(stopped))
+            continue
+        clips = pq.read_table(
+            store.metadata(row.video_id), columns=["accepted", "duration_s", "reasons"]
+        ).to_pylist()
         accepted = [clip["duration_s"] for clip in clips if clip["accepted"]]
         reasons.update(reason for clip in clips for reason in clip["reasons"])
         videos.add_row(
-            result.key,
+            row.video_id,
             str(len(accepted)),
             f"{sum(accepted) / 60:.1f}",
             str(len(clips) - len(accepted)),
         )
-    for key, why in refused.items():
-        videos.add_row(key, "–", "–", why)
     console.print(videos)
     if reasons:
         table = Table("reason", "clips", "meaning", title="Rejections")
         for name, count in reasons.most_common():
             table.add_row(name, str(count), REASONS[name])
         console.print(table)
+
+
+def _stopped_at(store: CorpusStore, video_id: str) -> str:
+    """Why the first stage that may not be used may not be; empty where all may."""
+    for asset in PREPARE_VIDEO_ASSETS:
+        try:
+            require(store, asset, video_id)
+        except UpstreamError as error:
+            return error.what
+    return ""

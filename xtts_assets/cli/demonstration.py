@@ -130,7 +130,12 @@ def _service(store: CorpusStore) -> Iterator[SynthesisClient]:
     log = store.logs_dir / "xtts-serve.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "xtts_grpc.serve", "--address", "127.0.0.1:0"],
+        [
+            *(sys.executable, "-m", "xtts_grpc.serve"),
+            *("--address", "127.0.0.1:0", "--end-with-stdin"),
+        ],
+        # Its end, whoever ends this process, ends the service.
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )

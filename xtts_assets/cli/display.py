@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from xtts_core.errors import XttsError
 from xtts_core.stage import StageResult
@@ -98,20 +99,17 @@ class Display:
     def _end(self, entry: Entry) -> None:
         self.entries.append(entry)
         self._bar.update(self._task, visible=False)
-        mark = "[green]✓[/]" if entry.ok else "[red]✗[/]"
-        remarks = f"  [yellow]{entry.remarks}[/]" if entry.remarks else ""
-        self.console.print(
-            f"{mark} {_name(entry.asset, entry.key):42} {entry.state:6} "
-            f"{entry.seconds:6.1f} s{remarks}",
-            highlight=False,
-        )
+        mark = ("✓", "green") if entry.ok else ("✗", "red")
+        done = f" {_name(entry.asset, entry.key):42} {entry.state:6} {entry.seconds:6.1f} s"
+        self.console.print(Text.assemble(mark, done, (f"  {entry.remarks}".rstrip(), "yellow")))
 
     def table(self) -> Table:
         """Every stage that ran, with its state, its time and its failed checks."""
         table = Table("asset", "video", "state", "seconds", "remarks", title="What was done")
         for entry in self.entries:
             table.add_row(
-                entry.asset, entry.key or "", entry.state, f"{entry.seconds:.1f}", entry.remarks
+                *(entry.asset, entry.key or "", entry.state, f"{entry.seconds:.1f}"),
+                Text(entry.remarks),
             )
         return table
 

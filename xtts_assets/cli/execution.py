@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 
 from xtts_assets.cli.display import Display
-from xtts_assets.cli.instance import PROCESS_TAG, process_name
 from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
 from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform, observed_by
+from xtts_assets.runs import PROCESS_TAG, process_name
 from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
 from xtts_core.errors import CatalogueError, XttsError
 from xtts_core.stage import usable
@@ -97,9 +97,9 @@ def train(runner: Runner) -> None:
     A step that others need and that fails ends it: `runner.ok` is False then.
     """
     store = runner.platform.store
-    good, refused = usable(store, "train_val_splits")
+    good, refused = usable(store, "train_val_splits", runner.platform.listed)
     for key, why in refused.items():
-        runner.display.console.print(f"[yellow]{key} is left out: {why}[/]", highlight=False)
+        runner.display.console.print(f"{key} is left out: {why}", style="yellow", markup=False)
     keys = [split.key for split in good]
     runner.instance.add_dynamic_partitions(str(videos_partitions.name), keys)
     for key in keys:
@@ -127,7 +127,7 @@ def _rows(runner: Runner, videos: Collection[str]) -> list[CatalogueRow]:
     for problem in catalogue.problems:
         runner.ok = False
         runner.display.console.print(
-            f"[red]✗[/] videos.csv line {problem.line}: {problem.reason}", highlight=False
+            f"✗ videos.csv line {problem.line}: {problem.reason}", style="red", markup=False
         )
     known = {row.video_id for row in catalogue.rows}
     for video_id in set(videos) - known:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from xtts_assets.cli import dataset, demonstration, model, videos
 from xtts_assets.cli.display import Display
@@ -79,13 +80,14 @@ def main() -> None:
     try:
         app()
     except XttsError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        message = Text.assemble(("error:", "red"), f" {error}")
+        Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)
 
 
 def _end(runner: Runner) -> None:
     console.print(runner.display.table())
     logs = runner.platform.store.logs_dir
-    console.print(f"Logs: {logs}", highlight=False, soft_wrap=True)
+    console.print(f"Logs: {logs}", markup=False, highlight=False, soft_wrap=True)
     if not runner.ok:
         raise typer.Exit(1)

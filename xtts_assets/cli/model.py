@@ -32,7 +32,7 @@ def export(
 
     store = CorpusStore(Environment.load().corpus_root)
     export_coqui(_checkpoint(store, checkpoint), output)
-    console.print(f"{to.value}: {output}", highlight=False, soft_wrap=True)
+    console.print(f"{to.value}: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 @release_app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from xtts_core.corpus.catalogue import append_row, read_catalogue, remove_row
 from xtts_core.settings import Environment
@@ -36,7 +37,7 @@ def add(
         licence=licence,
         subtitles=subtitles,
     )
-    console.print(f"{row.video_id}: {row.source}", highlight=False, soft_wrap=True)
+    console.print(f"{row.video_id}: {row.source}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(name="list")
@@ -45,16 +46,27 @@ def list_rows() -> None:
     table = Table("video", "speaker", "language", "licence", "subtitles", "source")
     for row in read_catalogue(Environment.load().videos_csv).rows:
         table.add_row(
-            row.video_id, row.speaker, row.language, row.licence, row.subtitles, row.source
+            *map(
+                Text,
+                (row.video_id, row.speaker, row.language, row.licence, row.subtitles, row.source),
+            )
         )
     console.print(table)
 
 
 @app.command()
 def remove(video_id: Annotated[str, typer.Argument(help="The id of the row.")]) -> None:
-    """Remove one row. What was made from it stays on disk."""
+    """Remove one row: the dataset and the voice are made without that video from then on.
+
+    What was made from it stays on disk.
+    """
     remove_row(Environment.load().videos_csv, video_id)
-    console.print(f"{video_id} is removed from videos.csv; its files are kept", highlight=False)
+    console.print(
+        f"{video_id} is removed from videos.csv: the next dataset and the next voice are made "
+        "without it. What was made from it stays on disk",
+        markup=False,
+        highlight=False,
+    )
 
 
 @app.command()
@@ -62,7 +74,7 @@ def check() -> None:
     """Name every row that cannot be used, and exit with 1 where there is one."""
     catalogue = read_catalogue(Environment.load().videos_csv)
     for problem in catalogue.problems:
-        console.print(f"[red]line {problem.line}:[/] {problem.reason}", highlight=False)
+        console.print(f"line {problem.line}: {problem.reason}", style="red", markup=False)
     console.print(f"{len(catalogue.rows)} rows can be used, {len(catalogue.problems)} cannot")
     if catalogue.problems:
         raise typer.Exit(1)
