@@ -11,7 +11,9 @@ import dagster as dg
 import pytest
 
 from xtts_assets.cli.instance import open_instance
+from xtts_assets.definitions import defs
 from xtts_assets.runs import PROCESS_TAG, process_name
+from xtts_assets.sensors import dead_runs_sensor
 
 
 @dg.asset(pool="gpu")
@@ -67,6 +69,33 @@ def test_a_run_whose_process_is_gone_fails_and_gives_its_slot_back(home: Path) -
         assert run is not None
         assert run.status == dg.DagsterRunStatus.FAILURE
         assert free_slots(instance) == 1
+
+
+def test_the_sensor_does_the_same_for_runs_of_dagster_dev(home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run_id = start_run(instance, a_process_that_is_gone())
+        tick = dead_runs_sensor(dg.build_sensor_context(instance=instance))
+        assert run_id in str(tick.skip_message)
+        assert free_slots(instance) == 1
+        again = dead_runs_sensor(dg.build_sensor_context(instance=instance))
+        assert run_id not in str(again.skip_message)
+
+
+def test_every_run_says_which_process_works_on_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that `dagster dev` launches are tagged by the asset that they begin with."""
+    monkeypatch.setenv("XTTS_CORPUS_ROOT", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "videos.csv").write_text("video_id,source\none,gone.wav\n")
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions("videos", ["one"])
+        result = defs.resolve_job_def("prepare_video").execute_in_process(
+            instance=instance, partition_key="one", raise_on_error=False
+        )
+        run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags[PROCESS_TAG] == process_name()
 
 
 def test_a_run_whose_process_lives_is_left_alone(home: Path) -> None:

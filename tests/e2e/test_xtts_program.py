@@ -30,6 +30,7 @@ class Corpus:
             "silent,silent.wav,dora,free\n"
             "broken,broken.mp4,dora,free\n"
             "not/an/id,silent.wav,dora,free\n"
+            "[/bold],silent.wav,dora,free\n"
         )
         self._programs = programs
         self._extra = {
@@ -65,6 +66,8 @@ def test_bad_input_is_named_and_the_rest_goes_on(first_run: Any) -> None:
     found = states(first_run.stdout)
     assert first_run.returncode == 1
     assert "videos.csv line 5" in first_run.stdout
+    assert "videos.csv line 6" in first_run.stdout
+    assert "[/bold]" in first_run.stdout
     assert found["raw_audio", "silent"] == "check failed"
     assert "not_silent" in first_run.stdout
     assert found["raw_audio", "broken"] == "failed"
@@ -134,6 +137,16 @@ def test_a_wrong_request_is_one_line_with_the_remedy(
     assert "Traceback" not in result.stderr
 
 
+def test_a_removed_row_leaves_the_dataset(first_run: Any, corpus: Corpus) -> None:
+    catalogue = corpus.root / "videos.csv"
+    before = catalogue.read_text()
+    assert corpus.xtts("videos", "remove", "web").returncode == 0
+    result = corpus.xtts("run", "--only", "ljspeech_dataset")
+    assert result.returncode == 1
+    assert "web: its row is not in videos.csv" in result.stdout
+    catalogue.write_text(before)
+
+
 def test_training_without_enough_clips_is_refused_by_name(first_run: Any, corpus: Corpus) -> None:
     shutil.rmtree(corpus.root / "splits")
     result = corpus.xtts("train")
@@ -159,6 +172,8 @@ def test_dataset_show_tells_what_is_there_and_why_clips_were_rejected(
     shown = corpus.xtts("dataset", "show").stdout
     assert "web" in shown
     assert "accepted" in shown
+    assert re.search(r"silent .*raw_audio of silent failed a blocking check \(not_silent", shown)
+    assert re.search(r"broken .*raw_audio of broken has not been made", shown)
 
 
 @pytest.mark.parametrize(
