@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +207,14 @@ def serve(
             "serving the base model.",
         ),
     ] = False,
+    end_with_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--end-with-stdin",
+            help="Stop when standard input closes, which the kernel does when the program that "
+            "started this one dies.",
+        ),
+    ] = False,
     log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Serve the release that serving.json names (XTTS_SERVING_URI), and every later one.
@@ -218,7 +227,7 @@ def serve(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        _run(_environment(config_dir), address, strict=strict)
+        _run(_environment(config_dir), address, strict=strict, end_with_stdin=end_with_stdin)
     except XttsError as error:
         log.error("%s", error)
         raise typer.Exit(1) from error
@@ -229,10 +238,14 @@ def main() -> None:
     typer.run(serve)
 
 
-def _run(environment: Environment, address: str | None, *, strict: bool) -> None:
+def _run(
+    environment: Environment, address: str | None, *, strict: bool, end_with_stdin: bool
+) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    if end_with_stdin:
+        threading.Thread(target=_follow_stdin, args=(stopping,), daemon=True).start()
     _refuse_unsupported(environment)
     service = Service(
         environment.service(),
@@ -246,6 +259,12 @@ def _run(environment: Environment, address: str | None, *, strict: bool) -> None
     finally:
         service.stop()
     log.info("stopped")
+
+
+def _follow_stdin(stopping: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    stopping.set()
 
 
 def _environment(config_dir: Path | None) -> Environment:

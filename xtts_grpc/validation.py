@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xtts_core.errors import RequestError
 from xtts_core.model.engine import Sampling
-from xtts_core.settings import EngineSettings
+from xtts_core.settings import MIN_TEMPERATURE, EngineSettings
 from xtts_grpc.v1 import synthesis_pb2 as pb
 
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
@@ -100,7 +101,7 @@ def _sampling(utterance: pb.Utterance, settings: EngineSettings, seed: int) -> S
     asked = utterance.sampling
     where = "utterance.sampling"
     if asked.HasField("temperature"):
-        _above_zero(asked.temperature, MAX_TEMPERATURE, f"{where}.temperature")
+        _in_range(asked.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE, f"{where}.temperature")
         sampling = replace(sampling, temperature=asked.temperature)
     if asked.HasField("top_k"):
         _at_least_one(asked.top_k, f"{where}.top_k")
@@ -123,10 +124,16 @@ def _sampling(utterance: pb.Utterance, settings: EngineSettings, seed: int) -> S
 
 
 def _in_range(value: float, low: float, high: float, where: str) -> None:
-    if not low <= value <= high:
+    if not _as_sent(low) <= value <= _as_sent(high):
         raise RequestError(
             f"{value:g} is out of range", where=where, remedy=f"Send {low:g} to {high:g}"
         )
+
+
+def _as_sent(bound: float) -> float:
+    """A bound as a request's `float` has it: 0.01 comes as 0.0099999998."""
+    rounded: float = struct.unpack("f", struct.pack("f", bound))[0]
+    return rounded
 
 
 def _above_zero(value: float, high: float, where: str) -> None:

@@ -356,6 +356,7 @@ class Process:
         outside = {k: v for k, v in os.environ.items() if not k.startswith("XTTS_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "xtts_grpc.serve", "--address", "127.0.0.1:0", *options],
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,

@@ -121,6 +121,14 @@ def test_sigterm_lets_calls_in_flight_end_and_refuses_new_ones(
     assert TEXT not in process.log
 
 
+def test_a_service_ends_with_the_program_that_started_it(serve_process, environment):
+    process = serve_process(environment, "--end-with-stdin")
+    process.wait_for_line("listening on")
+    process.process.stdin.close()
+    assert process.finish() == 0
+    assert "new calls are refused" in process.log
+
+
 def test_the_real_engine_streams_reloads_and_keeps_cloned_voices(
     tiny_corpus, publish_tiny, tmp_path, audio_file, fast_settings
 ):

@@ -122,6 +122,11 @@ def test_speed_and_sampling_reach_the_engine(running):
     assert slow.duration_s == pytest.approx(4 * fast.duration_s)
 
 
+def test_the_lowest_temperature_that_the_proto_promises_is_taken(running):
+    lowest = SamplingOptions(temperature=0.01)
+    assert running.client.synthesize(TEXT, voice_id="dora", sampling=lowest).duration_s > 0
+
+
 @pytest.mark.parametrize("language", ["pt", "pt-BR", "PT_br", "en-US", "zh", "zh-CN"])
 def test_language_tags_find_the_models_language(running, language):
     assert running.client.synthesize(TEXT, voice_id="dora", language=language).duration_s > 0
@@ -139,6 +144,7 @@ def test_language_tags_find_the_models_language(running, language):
         ({"speed": 2.01}, "utterance.speed"),
         ({"speed": float("nan")}, "utterance.speed"),
         ({"sampling": SamplingOptions(temperature=0.0)}, "utterance.sampling.temperature"),
+        ({"sampling": SamplingOptions(temperature=0.0099)}, "utterance.sampling.temperature"),
         ({"sampling": SamplingOptions(temperature=float("inf"))}, "utterance.sampling.temperature"),
         ({"sampling": SamplingOptions(top_k=0)}, "utterance.sampling.top_k"),
         ({"sampling": SamplingOptions(top_p=1.5)}, "utterance.sampling.top_p"),

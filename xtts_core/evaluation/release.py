@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,13 @@ from typing import Any
 
 from xtts_core.errors import ReleaseError, UpstreamError
 from xtts_core.evaluation.scorecard import SCORECARD
-from xtts_core.model.checkpoint import MANIFEST_FILE, verify, version_of
+from xtts_core.model.checkpoint import (
+    MANIFEST_FILE,
+    damage,
+    read_manifest,
+    verify,
+    version_of,
+)
 from xtts_core.stage import (
     CheckSpec,
     Outcome,
@@ -23,6 +30,8 @@ from xtts_core.stage import (
     Stage,
     StageResult,
     Verdict,
+    forget,
+    read_result,
     require,
     run_stage,
     silent,
@@ -72,9 +81,10 @@ def make_served_release(
             where=str(scorecard.uri),
             remedy="Materialise evaluation_samples and scorecard again",
         )
-    if not serving_uri.is_file():
-        # Nothing is served, whatever was recorded.
-        store.record(SERVED_RELEASE.name, WHOLE).unlink(missing_ok=True)
+    known = read_result(store, SERVED_RELEASE.name, WHOLE)
+    if not serving_uri.is_file() or (known is not None and known.blocked):
+        # Nothing good is served, whatever was recorded.
+        forget(store, SERVED_RELEASE.name, WHOLE)
 
     def build(fingerprint: str) -> Outcome:
         release = publish(store, serving_uri, checkpoint.uri)
@@ -83,7 +93,13 @@ def make_served_release(
         return Outcome(
             uri=release.path,
             outputs=files,
-            verdicts=verdicts(release, read_pointer(serving_uri)),
+            verdicts=verdicts(
+                release,
+                manifest_sha256=sha256_file(release.path / MANIFEST_FILE),
+                damaged=damage(release.path, read_manifest(release.path)),
+                pointer=read_pointer(serving_uri),
+                wanted=pointer_to(release, serving_uri),
+            ),
             metadata={
                 "release": release.number,
                 "version": release.version,
@@ -98,7 +114,8 @@ def make_served_release(
         SERVED_RELEASE,
         WHOLE,
         inputs={
-            "serving_uri": str(serving_uri),
+            # A corpus that was moved has nothing new to serve.
+            "serving_uri": Path(os.path.relpath(serving_uri, store.root)).as_posix(),
             "scorecard": scorecard.data_version,
             "finetuned_checkpoint": checkpoint.data_version,
         },
@@ -106,19 +123,35 @@ def make_served_release(
     )
 
 
-def verdicts(release: Release, pointer: dict[str, Any] | None) -> list[Verdict]:
-    """The checks of `served_release`; `verify` has read every file by now."""
-    found = sha256_file(release.path / MANIFEST_FILE)
-    served = pointer["release"] if pointer else 0
+def verdicts(
+    release: Release,
+    *,
+    manifest_sha256: str,
+    damaged: Mapping[str, str],
+    pointer: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+) -> list[Verdict]:
+    """The checks of `served_release`.
+
+    Args:
+        manifest_sha256: that of the manifest in the release's folder.
+        damaged: its files that are not as that manifest says, with what is wrong.
+        pointer: what serving.json says.
+        wanted: what it should say.
+    """
     return [
         SERVED_RELEASE.verdict(
             "manifest_verified",
-            found == release.manifest_sha256,
-            value=found,
+            manifest_sha256 == release.manifest_sha256 and not damaged,
+            value=manifest_sha256,
             threshold=release.manifest_sha256,
+            detail="; ".join(f"{name}: {what}" for name, what in damaged.items()),
         ),
         SERVED_RELEASE.verdict(
-            "pointer_current", served == release.number, value=served, threshold=release.number
+            "pointer_current",
+            pointer is not None and pointer.items() >= wanted.items(),
+            value=pointer["release"] if pointer else 0,
+            threshold=release.number,
         ),
     ]
 
@@ -206,22 +239,21 @@ def read_pointer(serving_uri: Path) -> dict[str, Any] | None:
     return pointer
 
 
+def pointer_to(release: Release, serving_uri: Path) -> dict[str, Any]:
+    """What serving.json says of a release, but for the time."""
+    return {
+        "release": release.number,
+        "path": Path(os.path.relpath(release.path, serving_uri.parent)).as_posix(),
+        "manifest_sha256": release.manifest_sha256,
+    }
+
+
 def _point(serving_uri: Path, release: Release) -> None:
     pointer = read_pointer(serving_uri)
-    if pointer is not None and (pointer["release"], pointer["manifest_sha256"]) == (
-        release.number,
-        release.manifest_sha256,
-    ):
-        return
-    write_json(
-        serving_uri,
-        {
-            "release": release.number,
-            "path": Path(os.path.relpath(release.path, serving_uri.parent)).as_posix(),
-            "manifest_sha256": release.manifest_sha256,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+    wanted = pointer_to(release, serving_uri)
+    if pointer is None or not pointer.items() >= wanted.items():
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(serving_uri, {**wanted, "created_at": created_at})
 
 
 def _link_or_copy(source: str, target: str) -> str:

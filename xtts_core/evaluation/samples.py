@@ -32,7 +32,7 @@ from xtts_core.stage import (
     run_stage,
     silent,
 )
-from xtts_core.store import WHOLE, CorpusStore, atomic_file, sha256_file, write_json
+from xtts_core.store import WHOLE, CorpusStore, atomic_file, read_json, sha256_file, write_json
 from xtts_core.training.codes import code_clips, described_clips, required_base
 from xtts_core.training.finetuned_checkpoint import FINETUNED_CHECKPOINT, reference_rank
 
@@ -52,7 +52,7 @@ EVALUATION_SAMPLES = Stage(
     "1",
     (
         CheckSpec("samples_audible", "error", "every sample is finite and above -80 dBFS"),
-        CheckSpec("reference_is_another_clip", "error", "no sentence is its own reference"),
+        CheckSpec("reference_is_another_clip", "error", "no evaluated clip is a reference"),
         CheckSpec("loss_not_worse", "warn", "held-out clips fit at least as well as with the base"),
     ),
 )
@@ -128,8 +128,8 @@ def make_evaluation_samples(
         return Outcome(
             uri=folder,
             outputs=[measures, *wavs],
-            verdicts=verdicts(rows),
-            metadata=_summary(rows, spent_s),
+            verdicts=verdicts(read_json(measures)["clips"]),
+            metadata={"version": checkpoint.uri.name, **_summary(rows, spent_s)},
             row_count=len(rows),
         )
 
@@ -160,7 +160,8 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         for name in _MODELS
         if not (row[name]["finite"] and row[name]["rms_dbfs"] > MIN_RMS_DBFS)
     ]
-    own = [row["clip_id"] for row in rows if row["reference"] == row["clip_id"]]
+    evaluated = {row["clip_id"] for row in rows}
+    own = [row["clip_id"] for row in rows if row["reference"] in evaluated]
     base, finetuned = (
         fmean(row[name]["loss"] for row in rows) if rows else 0.0 for name in _MODELS
     )

@@ -12,15 +12,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from xtts_core.errors import SettingsError
+from xtts_core.errors import ModelError, SettingsError
 from xtts_core.model import hub
 from xtts_core.model.checkpoint import (
     MANIFEST_FILE,
     Manifest,
     Origin,
+    damage,
     describe_files,
+    read_manifest,
     verify,
     write_manifest,
 )
@@ -34,6 +35,8 @@ from xtts_core.stage import (
     Stage,
     StageResult,
     Verdict,
+    forget,
+    read_result,
     run_stage,
     silent,
 )
@@ -58,11 +61,19 @@ _TINY_RECIPE = 1
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How a base model comes to be: `identity` is all that its content follows from."""
+    """How a base model comes to be: `origin` is all that its content follows from; `acceptance`
+    says how the user accepts its licence, or why that is not needed."""
 
+    origin: Origin
     licence: str
-    identity: Mapping[str, Any]
-    build: Callable[[Path], Origin]
+    accepted: bool
+    acceptance: str
+    build: Callable[[Path], object]
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What the manifest says beside the origin."""
+        return {"code_version": BASE_MODEL.code_version}
 
 
 def base_model_dir(store: CorpusStore, settings: TrainingSettings) -> Path:
@@ -75,6 +86,9 @@ def make_base_model(
 ) -> StageResult:
     """Build or fetch the base model that the settings name, unless it is there and whole.
 
+    Each name has its folder, so going back to an earlier one finds it where it was. A licence
+    that is not accepted any more blocks what builds on the model, and its files stay.
+
     Raises:
         SettingsError: no base model has this name.
         LicenceError: its licence has to be accepted first.
@@ -84,23 +98,31 @@ def make_base_model(
     recipe = _recipe(store, settings, progress)
     directory = base_model_dir(store, settings)
 
+    known = read_result(store, BASE_MODEL.name, WHOLE)
+    if known is not None and known.blocked:
+        # Its cause may be gone, or the files can be had again.
+        forget(store, BASE_MODEL.name, WHOLE)
+
     def build(fingerprint: str) -> Outcome:
-        _install(directory, recipe)
-        return _outcome(directory)
+        if not _is_there(directory, recipe):
+            _install(directory, recipe)
+        return _outcome(directory, recipe)
 
     return run_stage(
         store,
         BASE_MODEL,
         WHOLE,
-        inputs={"name": settings.base_model.name, **recipe.identity},
+        inputs={"origin": recipe.origin.model_dump(mode="json"), "accepted": recipe.accepted},
         build=build,
     )
 
 
 def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) -> _Recipe:
+    public = hub.XTTS_V2
+
     def from_hub(directory: Path) -> Origin:
         return hub.build(
-            hub.XTTS_V2,
+            public,
             directory,
             settings.base_model,
             downloads=store.base_model(".downloads"),
@@ -108,8 +130,20 @@ def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) 
         )
 
     recipes = {
-        "tiny": _Recipe("Apache-2.0", {"recipe": _TINY_RECIPE}, _build_tiny),
-        hub.XTTS_V2.name: _Recipe(hub.XTTS_V2.licence, hub.XTTS_V2.identity, from_hub),
+        "tiny": _Recipe(
+            Origin(name="tiny", source="built from a seed", revision=str(_TINY_RECIPE)),
+            licence="Apache-2.0",
+            accepted=True,
+            acceptance="not needed",
+            build=_build_tiny,
+        ),
+        public.name: _Recipe(
+            public.origin,
+            licence=public.licence,
+            accepted=public.accepted,
+            acceptance=f"{public.acceptance} is {'' if public.accepted else 'not '}1",
+            build=from_hub,
+        ),
     }
     name = settings.base_model.name
     if name not in recipes:
@@ -121,11 +155,20 @@ def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) 
     return recipes[name]
 
 
-def _build_tiny(directory: Path) -> Origin:
+def _build_tiny(directory: Path) -> None:
     from xtts_core.model import tiny
 
     tiny.build(directory)
-    return Origin(name="tiny", source="built from a seed", revision=str(_TINY_RECIPE))
+
+
+def _is_there(directory: Path, recipe: _Recipe) -> bool:
+    """Whether an earlier run left this very model in its folder, whole."""
+    try:
+        found = verify(directory)
+    except ModelError:
+        return False
+    wanted = (recipe.origin, recipe.licence, recipe.lineage)
+    return (found.base_model, found.licence, found.lineage) == wanted
 
 
 def _install(directory: Path, recipe: _Recipe) -> None:
@@ -133,9 +176,13 @@ def _install(directory: Path, recipe: _Recipe) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
     try:
-        origin = recipe.build(aside)
+        recipe.build(aside)
         manifest = Manifest(
-            kind="base", licence=recipe.licence, base_model=origin, files=describe_files(aside)
+            kind="base",
+            licence=recipe.licence,
+            base_model=recipe.origin,
+            lineage=recipe.lineage,
+            files=describe_files(aside),
         )
         (directory / MANIFEST_FILE).unlink(missing_ok=True)
         for name in manifest.files:
@@ -145,15 +192,22 @@ def _install(directory: Path, recipe: _Recipe) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _outcome(directory: Path) -> Outcome:
-    manifest = verify(directory)
+def _outcome(directory: Path, recipe: _Recipe) -> Outcome:
+    manifest = read_manifest(directory)
     parameters, finite = _count_parameters(directory)
     tokenizer = Tokenizer.load(directory)
     size = sum(entry.size for entry in manifest.files.values())
     return Outcome(
         uri=directory,
         outputs=[*(directory / name for name in manifest.files), directory / MANIFEST_FILE],
-        verdicts=judge(manifest, finite=finite, languages=tokenizer.languages),
+        verdicts=judge(
+            manifest,
+            damaged=damage(directory, manifest),
+            accepted=recipe.accepted,
+            acceptance=recipe.acceptance,
+            finite=finite,
+            languages=tokenizer.languages,
+        ),
         metadata={
             "name": manifest.base_model.name,
             "licence": manifest.licence,
@@ -169,16 +223,38 @@ def _outcome(directory: Path) -> Outcome:
     )
 
 
-def judge(manifest: Manifest, *, finite: bool, languages: Sequence[str]) -> list[Verdict]:
-    """The verdicts on a base model whose files were verified and whose weights were loaded.
+def judge(
+    manifest: Manifest,
+    *,
+    damaged: Mapping[str, str],
+    accepted: bool,
+    acceptance: str,
+    finite: bool,
+    languages: Sequence[str],
+) -> list[Verdict]:
+    """The verdicts on a base model.
 
     Args:
+        damaged: the files that are not as the manifest says, with what is wrong.
+        accepted: whether the licence is accepted now, or needs no acceptance.
+        acceptance: how a person reads that.
         finite: whether every weight is a finite number.
         languages: what the vocabulary has a tag for.
     """
     return [
-        BASE_MODEL.verdict("checksums_match", bool(manifest.files), value=len(manifest.files)),
-        BASE_MODEL.verdict("licence_accepted", bool(manifest.licence), value=manifest.licence),
+        BASE_MODEL.verdict(
+            "checksums_match",
+            bool(manifest.files) and not damaged,
+            value=len(manifest.files) - len(damaged),
+            threshold=len(manifest.files),
+            detail="; ".join(f"{name}: {what}" for name, what in damaged.items()),
+        ),
+        BASE_MODEL.verdict(
+            "licence_accepted",
+            bool(manifest.licence) and accepted,
+            value=acceptance,
+            detail=f"{manifest.licence or 'no licence'}: {acceptance}",
+        ),
         BASE_MODEL.verdict("weights_finite", finite),
         BASE_MODEL.verdict("speaks_portuguese", "pt" in languages, value=", ".join(languages)),
     ]

@@ -114,6 +114,17 @@ def verify(directory: Path) -> Manifest:
     return manifest
 
 
+def damage(directory: Path, manifest: Manifest) -> dict[str, str]:
+    """What is wrong with each file that is not as the manifest says, by its name."""
+    found = {}
+    for name, entry in manifest.files.items():
+        try:
+            check_file(directory / name, entry)
+        except ModelError as error:
+            found[name] = error.what
+    return found
+
+
 def check_file(path: Path, entry: FileEntry) -> None:
     """Compare a file with what it should be.
 
@@ -268,6 +279,10 @@ def _model_card(
     def rows(values: Mapping[str, Any]) -> str:
         return "\n".join(f"| {key} | {_cell(value)} |" for key, value in values.items())
 
+    made_from = {key: value for key, value in lineage.items() if key != "licences"}
+    licences = {
+        video: licence or "(none stated)" for video, licence in lineage.get("licences", {}).items()
+    }
     return f"""# XTTS checkpoint fine-tuned from {origin.name}
 
 Licence: {licence}. It is the licence of the base model and binds this checkpoint and its audio.
@@ -279,7 +294,11 @@ Base model: {origin.name}, {origin.source}, revision {origin.revision}.
 
 | made from | |
 |---|---|
-{rows(lineage)}
+{rows(made_from)}
+
+| recording | licence |
+|---|---|
+{rows(licences)}
 
 Files, hashes, settings and voices: `manifest.json`. `report.json` holds the same measures for
 programs.

@@ -7,6 +7,7 @@ the context that the vocoder sees around them, so the joined chunks equal the wh
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from xtts_core.model.checkpoint import verify, version_of
 from xtts_core.model.loading import load_model, resolve_device
 from xtts_core.model.tokenizer import Tokenizer
 from xtts_core.settings import NATIVE_RATE_HZ, SAMPLE_RATE_HZ, EngineSettings
+from xtts_core.text import NORMALISER_VERSION, split_sentences
 from xtts_core.text import languages as normalised_languages
-from xtts_core.text import split_sentences
 
 if TYPE_CHECKING:
     from TTS.tts.models.xtts import Xtts
+
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 
@@ -112,10 +115,20 @@ class Engine:
     def load(cls, directory: Path, settings: EngineSettings) -> Engine:
         """Verify and load a checkpoint or a base model.
 
+        One that was trained on texts of another normaliser is served with a warning in the log.
+
         Raises:
             ModelError: a file is missing, is not what the manifest says, or does not load.
         """
         manifest = verify(directory)
+        if manifest.normaliser_version not in (None, NORMALISER_VERSION):
+            logger.warning(
+                "%s was trained on texts of the normaliser version %s, and %s runs: what they "
+                "write differently it may speak worse. Train it again",
+                directory,
+                manifest.normaliser_version,
+                NORMALISER_VERSION,
+            )
         if settings.threads:
             torch.set_num_threads(settings.threads)
         model = load_model(directory, resolve_device(settings.device))

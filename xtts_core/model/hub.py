@@ -56,13 +56,19 @@ class HubModel:
     files: Mapping[str, FileEntry]
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def origin(self) -> Origin:
         """What the converted files follow from."""
-        return {
-            "repository": self.repository,
-            "revision": self.revision,
-            "originals": {name: entry.model_dump() for name, entry in self.files.items()},
-        }
+        return Origin(
+            name=self.name,
+            source=self.repository,
+            revision=self.revision,
+            originals=dict(self.files),
+        )
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the user accepts the licence, now."""
+        return os.environ.get(self.acceptance) == "1"
 
 
 XTTS_V2 = HubModel(
@@ -138,12 +144,7 @@ def build(
     _convert(model, originals, directory)
     if settings.offline_dir is None:
         shutil.rmtree(originals)
-    return Origin(
-        name=model.name,
-        source=model.repository,
-        revision=model.revision,
-        originals=dict(model.files),
-    )
+    return model.origin
 
 
 def require_licence(model: HubModel) -> None:
@@ -152,7 +153,7 @@ def require_licence(model: HubModel) -> None:
     Raises:
         LicenceError: the variable that says so is not set to 1.
     """
-    if os.environ.get(model.acceptance) != "1":
+    if not model.accepted:
         raise LicenceError(
             f"The licence of {model.repository} has not been accepted: {model.licence}",
             where=model.acceptance,

@@ -40,10 +40,11 @@ def main() -> int:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
     def tell(event: Mapping[str, Any]) -> None:
-        events.write(json.dumps(event, ensure_ascii=False) + "\n")
-        events.flush()
+        # Logged first: who reads an event may end this process at once.
         if event["event"] != "step":
             logger.info("%s", " ".join(f"{name}={value}" for name, value in event.items()))
+        events.write(json.dumps(event, ensure_ascii=False) + "\n")
+        events.flush()
 
     try:
         from filelock import FileLock

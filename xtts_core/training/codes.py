@@ -84,7 +84,8 @@ def make_audio_codes(
     """Code the accepted clips of one video with the base model's DVAE.
 
     Raises:
-        UpstreamError: metadata, splits or the base model are missing or failed.
+        UpstreamError: metadata, splits or the base model are missing or failed, or the splits are
+            not those of the metadata.
         DatasetError: the video has no accepted clip, or none that can be read.
     """
     metadata = require(store, "metadata", video_id)
@@ -134,6 +135,7 @@ def make_audio_codes(
             "train_val_splits": splits.data_version,
             "base_model": base.data_version,
         },
+        built_on=(metadata, splits, base),
         build=build,
     )
 
@@ -195,18 +197,26 @@ def described_clips(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
     """What training needs to know of each accepted clip of a video: the rows of the header.
 
     Raises:
+        UpstreamError: the splits lack one of them.
         DatasetError: the video has no accepted clip.
     """
     side = {
         row["clip_id"]: row["split"] for row in pq.read_table(store.split(video_id)).to_pylist()
     }
+    accepted = accepted_clips(store, video_id)
+    if lacking := [row["clip_id"] for row in accepted if row["clip_id"] not in side]:
+        raise UpstreamError(
+            f"The splits lack accepted clips: {', '.join(lacking)}",
+            where=str(store.split(video_id)),
+            remedy="Materialise train_val_splits of this video again",
+        )
     clips = [
         {
             **{name: row[name] for name in _KEPT},
             "snr_db": row["snr_db"],
             "split": side[row["clip_id"]],
         }
-        for row in accepted_clips(store, video_id)
+        for row in accepted
     ]
     if not clips:
         raise DatasetError(

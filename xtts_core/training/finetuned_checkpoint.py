@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
@@ -15,7 +15,13 @@ from filelock import Timeout
 
 from xtts_core.dataset.split import leaking_clips
 from xtts_core.errors import DatasetError, TrainingError
-from xtts_core.model.checkpoint import read_manifest, write_checkpoint
+from xtts_core.model.checkpoint import (
+    LICENCE_FILE,
+    Manifest,
+    read_manifest,
+    verify,
+    write_checkpoint,
+)
 from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
 from xtts_core.stage import (
     CheckSpec,
@@ -30,7 +36,7 @@ from xtts_core.stage import (
     silent,
     usable,
 )
-from xtts_core.store import WHOLE, CorpusStore
+from xtts_core.store import WHOLE, CorpusStore, read_json
 from xtts_core.training.codes import AUDIO_CODES, required_base
 from xtts_core.training.job import TrainingJob, TrainingReport
 from xtts_core.training.process import run_training
@@ -65,6 +71,7 @@ def make_finetuned_checkpoint(
     settings: TrainingSettings,
     progress: Progress = silent,
     log: Callable[[str], None] | None = None,
+    listed: Collection[str] | None = None,
 ) -> StageResult:
     """Train in a process of its own and write `checkpoints/<version>/`.
 
@@ -73,13 +80,14 @@ def make_finetuned_checkpoint(
 
     Args:
         log: told what a person would like to read, a line at a time.
+        listed: the ids in videos.csv (None: every video): the others are left out too.
     Raises:
         UpstreamError: the base model is missing or failed.
         DatasetError: no video is usable, or no clip is held out.
         TrainingError: another training runs on this corpus, or this one failed.
     """
     base = required_base(store, settings)
-    codes, refused = usable(store, AUDIO_CODES.name)
+    codes, refused = usable(store, AUDIO_CODES.name, listed)
     for other in [result for result in codes if result.uri.parent.name != base.uri.name]:
         codes.remove(other)
         refused[other.key] = f"its codes are of the base model {other.uri.parent.name}"
@@ -100,6 +108,9 @@ def make_finetuned_checkpoint(
             {"clip_id": clip.clip_id, "text": clip.text, "split": clip.split} for clip in clips
         )
         clips = [clip for clip in clips if clip.clip_id not in leaks]
+        licences = {
+            result.key: read_json(store.video(result.key))["row"]["licence"] for result in codes
+        }
         job = TrainingJob(
             base_dir=base.uri,
             codes=files,
@@ -110,9 +121,10 @@ def make_finetuned_checkpoint(
         job.run_dir.mkdir(parents=True, exist_ok=True)
         report = run_training(job, progress, log or (lambda line: None))
         state = merged_state(base.uri, job.weights)
-        licence = read_manifest(base.uri).licence
+        base_manifest = read_manifest(base.uri)
         lineage = {
             "videos": {result.key: result.data_version for result in codes},
+            "licences": licences,
             "refused": refused,
             "left_out": leaks,
             "base_model": base.data_version,
@@ -129,13 +141,19 @@ def make_finetuned_checkpoint(
                 settings=settings.model_dump(mode="json"),
                 lineage=lineage,
                 metrics=_metrics(report),
-                licence=licence,
+                licence=base_manifest.licence,
                 created_at=datetime.now(UTC),
             )
         return Outcome(
             uri=checkpoint,
             outputs=sorted(path for path in checkpoint.rglob("*") if path.is_file()),
-            verdicts=verdicts(report, clips, weights_finite=_finite(state), licence=licence),
+            verdicts=verdicts(
+                report,
+                clips,
+                weights_finite=_finite(state),
+                base=base_manifest,
+                written=verify(checkpoint),
+            ),
             metadata={
                 "version": checkpoint.name,
                 **_metrics(report),
@@ -164,9 +182,7 @@ def make_finetuned_checkpoint(
             WHOLE,
             inputs={
                 "base": settings.base_model.name,
-                "lora": settings.lora.model_dump(mode="json"),
-                "optimisation": settings.optimisation.model_dump(mode="json"),
-                "patience_epochs": settings.checkpoints.patience_epochs,
+                **learning_inputs(settings),
                 "base_model": base.data_version,
                 "audio_codes": {result.key: result.data_version for result in codes},
             },
@@ -176,6 +192,18 @@ def make_finetuned_checkpoint(
     finally:
         lock.release()
     return result
+
+
+def learning_inputs(settings: TrainingSettings) -> dict[str, Any]:
+    """The settings that the weights follow from: nothing of an adapter that is off, and one
+    learning rate."""
+    lora = settings.lora
+    unused = "learning_rate_full" if lora.enabled else "learning_rate_lora"
+    return {
+        "lora": lora.model_dump(mode="json") if lora.enabled else {"enabled": False},
+        "optimisation": settings.optimisation.model_dump(mode="json", exclude={unused}),
+        "patience_epochs": settings.checkpoints.patience_epochs,
+    }
 
 
 def current_checkpoint(store: CorpusStore) -> Path:
@@ -188,12 +216,19 @@ def current_checkpoint(store: CorpusStore) -> Path:
 
 
 def verdicts(
-    report: TrainingReport, clips: Sequence[Clip], *, weights_finite: bool, licence: str
+    report: TrainingReport,
+    clips: Sequence[Clip],
+    *,
+    weights_finite: bool,
+    base: Manifest,
+    written: Manifest,
 ) -> list[Verdict]:
     """The checks of `finetuned_checkpoint`.
 
     Args:
         clips: the clips that training was given, both sides.
+        base, written: the manifests of the base model and of the checkpoint, whose files were
+            verified.
     """
     given = sum(clip.split == "train" for clip in clips)
     return [
@@ -210,7 +245,14 @@ def verdicts(
             value=report.val_loss,
             threshold=report.base_val_loss,
         ),
-        FINETUNED_CHECKPOINT.verdict("licence_present", bool(licence), value=licence),
+        FINETUNED_CHECKPOINT.verdict(
+            "licence_present",
+            bool(base.licence)
+            and written.licence == base.licence
+            and written.files.get(LICENCE_FILE) == base.files.get(LICENCE_FILE),
+            value=written.licence,
+            threshold=base.licence,
+        ),
     ]
 
 

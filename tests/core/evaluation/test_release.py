@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from xtts_core.errors import ModelError, ReleaseError, UpstreamError
 from xtts_core.evaluation.release import (
     SERVED_RELEASE,
-    Release,
     make_served_release,
+    pointer_to,
     publish,
     read_pointer,
     releases,
@@ -190,11 +190,38 @@ def test_a_release_is_judged_by_its_manifest_and_the_pointer(
 ) -> None:
     release = publish(own_corpus, serving, another_checkpoint(1))
     pointer = read_pointer(serving)
+    assert pointer is not None
 
-    def failed(release: Release) -> list[str]:
-        return [v.check for v in verdicts(release, pointer) if not v.passed]
+    def failed(**changed: Any) -> list[str]:
+        found = {
+            "manifest_sha256": release.manifest_sha256,
+            "damaged": {},
+            "pointer": pointer,
+            "wanted": pointer_to(release, serving),
+            **changed,
+        }
+        return [v.check for v in verdicts(release, **found) if not v.passed]
 
-    assert failed(release) == []
-    assert failed(replace(release, number=2)) == ["pointer_current"]
-    assert failed(replace(release, manifest_sha256="0")) == ["manifest_verified"]
-    assert [v.check for v in verdicts(release, None) if not v.passed] == ["pointer_current"]
+    assert failed() == []
+    assert failed(manifest_sha256="0") == ["manifest_verified"]
+    assert failed(damaged={MODEL_FILE: "it is missing"}) == ["manifest_verified"]
+    for wrong in (None, {**pointer, "path": "releases/2"}, {**pointer, "manifest_sha256": "0"}):
+        assert failed(pointer=wrong) == ["pointer_current"]
+
+
+def test_a_corpus_that_was_moved_publishes_nothing_new(
+    scored: CorpusStore, serving: Path, tmp_path: Path
+) -> None:
+    make_served_release(scored, serving)
+    moved = CorpusStore(scored.root.rename(tmp_path / "moved"))
+    assert make_served_release(moved, moved.root / "serving.json").skipped
+
+
+def test_a_pointer_to_the_same_release_in_another_place_is_mended(
+    own_corpus: CorpusStore, serving: Path, another_checkpoint: Callable[[int], Path]
+) -> None:
+    checkpoint = another_checkpoint(1)
+    publish(own_corpus, serving, checkpoint)
+    write_json(serving, {**read_json(serving), "path": "gone/1"})
+    publish(own_corpus, serving, checkpoint)
+    assert read_json(serving)["path"] == "releases/1"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from xtts_core.errors import LicenceError, SettingsError
 from xtts_core.model.base import base_model_dir, judge, make_base_model
-from xtts_core.model.checkpoint import read_manifest, verify
+from xtts_core.model.checkpoint import damage, read_manifest, verify
 from xtts_core.model.loading import load_dvae, load_mel_stats, load_model
 from xtts_core.settings import BaseModelSettings, TrainingSettings
 from xtts_core.stage import StageResult, require
@@ -100,17 +102,37 @@ def test_the_public_model_asks_for_its_licence_first(
     assert not base_model_dir(CorpusStore(tmp_path), settings).joinpath("manifest.json").exists()
 
 
-def test_weights_that_are_no_numbers_block_what_follows(tiny_dir: Path) -> None:
-    verdicts = judge(read_manifest(tiny_dir), finite=False, languages=("pt",))
-    assert [verdict.check for verdict in verdicts if verdict.blocks] == ["weights_finite"]
+@pytest.mark.parametrize(
+    ("changed", "failed"),
+    [
+        ({}, []),
+        ({"damaged": {"vocab.json": "it is missing"}}, [("checksums_match", "error")]),
+        ({"accepted": False}, [("licence_accepted", "error")]),
+        ({"finite": False}, [("weights_finite", "error")]),
+        ({"languages": ("en",)}, [("speaks_portuguese", "warn")]),
+    ],
+)
+def test_a_base_model_is_judged_by_files_licence_weights_and_vocabulary(
+    tiny_dir: Path, changed: dict[str, Any], failed: list[tuple[str, str]]
+) -> None:
+    good = {
+        "damaged": {},
+        "accepted": True,
+        "acceptance": "not needed",
+        "finite": True,
+        "languages": ("pt",),
+    }
+    verdicts = judge(read_manifest(tiny_dir), **{**good, **changed})
+    assert [(v.check, v.severity) for v in verdicts if not v.passed] == failed
 
 
-def test_a_vocabulary_without_portuguese_only_warns(tiny_dir: Path) -> None:
-    verdicts = judge(read_manifest(tiny_dir), finite=True, languages=("en",))
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    assert [(verdict.check, verdict.severity) for verdict in failed] == [
-        ("speaks_portuguese", "warn")
-    ]
+def test_each_damaged_file_is_found_and_named(tmp_path: Path, tiny_dir: Path) -> None:
+    folder = Path(shutil.copytree(tiny_dir, tmp_path / "tiny"))
+    manifest = read_manifest(folder)
+    assert damage(folder, manifest) == {}
+    (folder / "vocab.json").unlink()
+    (folder / "config.json").write_text("{}")
+    assert damage(folder, manifest).keys() == {"vocab.json", "config.json"}
 
 
 def test_a_nan_in_a_weight_is_found(tmp_path: Path, tiny_dir: Path) -> None:

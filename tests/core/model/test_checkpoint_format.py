@@ -50,7 +50,11 @@ def arguments(tiny_dir: Path, state: dict[str, torch.Tensor], clips: list[Path])
         "adapter_dir": None,
         "voices": {"Dora": clips},
         "settings": {"lora": {"rank": 8}},
-        "lineage": {"videos": ["v1"], "git_revision": "abc"},
+        "lineage": {
+            "videos": ["v1"],
+            "licences": {"v1": "CC BY 4.0", "v2": ""},
+            "git_revision": "abc",
+        },
         "metrics": {"val_loss": 4.25, "base_val_loss": 6.5},
         "licence": "Apache-2.0",
         "created_at": NOON,
@@ -108,6 +112,20 @@ def test_the_model_card_names_licence_base_and_measures(checkpoint: Path) -> Non
     assert "tiny" in card
     assert "| val_loss | 4.25 |" in card
     assert "| git_revision | abc |" in card
+    assert "| v1 | CC BY 4.0 |" in card
+    assert "| v2 | (none stated) |" in card
+
+
+def test_a_checkpoint_of_another_normaliser_is_loaded_with_a_warning(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = EngineSettings(device="cpu")
+    Engine.load(checkpoint, settings)
+    assert caplog.text == ""
+    other = read_manifest(checkpoint).model_copy(update={"normaliser_version": "0"})
+    write_manifest(checkpoint, other)
+    Engine.load(checkpoint, settings)
+    assert f"the normaliser version 0, and {NORMALISER_VERSION} runs" in caplog.text
 
 
 def test_an_adapter_is_kept_beside_the_model(tmp_path: Path, arguments: dict) -> None:

@@ -20,14 +20,17 @@ import pytest
 import torch
 from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig
 
-from xtts_core.errors import LicenceError, ModelError, TransientSourceError
+from xtts_core.errors import LicenceError, ModelError, TransientSourceError, UpstreamError
 from xtts_core.model import hub
 from xtts_core.model.architecture import Architecture
+from xtts_core.model.base import make_base_model
 from xtts_core.model.checkpoint import FileEntry, describe_files
 from xtts_core.model.hub import HubModel, build, fetch
 from xtts_core.model.loading import load_dvae, load_mel_stats, load_model, read_tensors
 from xtts_core.model.tiny import TINY
-from xtts_core.settings import BaseModelSettings
+from xtts_core.settings import BaseModelSettings, TrainingSettings
+from xtts_core.stage import require
+from xtts_core.store import WHOLE, CorpusStore
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -312,6 +315,54 @@ def test_an_offline_folder_needs_no_hub_and_is_left_as_it_is(
     assert describe_files(originals) == dict(model.files)
     assert origin.revision == REVISION
     assert origin.originals == dict(model.files)
+
+
+@pytest.fixture
+def public(originals: Path, model: HubModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Settings of `model` in the place of the public one; its originals are in `offline/`."""
+    monkeypatch.setattr(hub, "XTTS_V2", model)
+    folder = shutil.copytree(originals, tmp_path / "offline")
+    return TrainingSettings(
+        base_model=BaseModelSettings(name="xtts_v2", offline_dir=str(folder)),
+    )
+
+
+def test_a_base_model_is_there_again_after_another_one_was_used(
+    public: TrainingSettings,
+    model: HubModel,
+    tiny_settings: TrainingSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = CorpusStore(tmp_path / "data")
+    first = make_base_model(store, public)
+    make_base_model(store, tiny_settings)
+    shutil.rmtree(tmp_path / "offline")
+    again = make_base_model(store, public)
+    assert (again.uri, again.data_version) == (first.uri, first.data_version)
+
+    with monkeypatch.context() as patch, pytest.raises(ModelError, match="config.json"):
+        patch.setattr(hub, "XTTS_V2", replace(model, revision="1" * 40))
+        make_base_model(store, public)
+    (first.uri / "vocab.json").unlink()
+    with pytest.raises(ModelError, match="config.json"):
+        make_base_model(store, public)
+
+
+def test_a_licence_that_is_not_accepted_any_more_shows_and_blocks(
+    public: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CorpusStore(tmp_path / "data")
+    accepted = make_base_model(store, public)
+    assert accepted.blocked == ()
+    monkeypatch.delenv("COQUI_TOS_AGREED")
+    [verdict] = make_base_model(store, public).blocked
+    assert (verdict.check, verdict.value) == ("licence_accepted", "COQUI_TOS_AGREED is not 1")
+    with pytest.raises(UpstreamError, match="COQUI_TOS_AGREED is not 1"):
+        require(store, "base_model", WHOLE)
+    monkeypatch.setenv("COQUI_TOS_AGREED", "1")
+    assert make_base_model(store, public).data_version == accepted.data_version
+    require(store, "base_model", WHOLE)
 
 
 def test_an_offline_folder_with_another_file_is_refused(

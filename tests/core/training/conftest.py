@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow.parquet as pq
 import pytest
 
 from xtts_core.model.base import make_base_model
@@ -59,6 +60,28 @@ def own_corpus(corpus: CorpusStore, tmp_path: Path) -> CorpusStore:
     """A copy of the corpus to change."""
     shutil.copytree(corpus.root, tmp_path / "data")
     return CorpusStore(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def shorten_metadata() -> Callable[[CorpusStore, str], None]:
+    """Records the metadata of a video anew, without its last clip."""
+
+    def shorten(store: CorpusStore, video_id: str) -> None:
+        rows = pq.read_table(store.metadata(video_id)).to_pylist()
+        demo.record_metadata(store, video_id, rows[:-1])
+
+    return shorten
+
+
+@pytest.fixture(scope="session")
+def shorten_splits() -> Callable[[CorpusStore, str], None]:
+    """Records the splits of a video anew, without its last clip."""
+
+    def shorten(store: CorpusStore, video_id: str) -> None:
+        rows = pq.read_table(store.split(video_id)).to_pylist()
+        demo.record_splits(store, video_id, {r["clip_id"]: r["split"] for r in rows[:-1]})
+
+    return shorten
 
 
 @pytest.fixture

@@ -15,16 +15,19 @@ from xtts_core.dataset.metadata import METADATA, METADATA_SCHEMA
 from xtts_core.dataset.split import SPLIT_SCHEMA, TRAIN_VAL_SPLITS
 from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
 from xtts_core.stage import Outcome, Stage, run_stage
-from xtts_core.store import CorpusStore, sha256_file
+from xtts_core.store import CorpusStore, sha256_file, write_json
 from xtts_core.text import normalize
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 SPEAKERS = {"cidade-alex": "alex", "feira-dora": "dora"}
+LICENCES = {"cidade-alex": "CC0-1.0", "feira-dora": ""}
 
 
 def build_corpus(store: CorpusStore, *, clips: int = 10) -> None:
-    """Write and record metadata and splits of both videos: `clips` each, every fifth held out."""
+    """Write the row, metadata and splits of both videos, and record the last two: `clips` each,
+    every fifth held out."""
     for video_id, speaker in SPEAKERS.items():
+        write_json(store.video(video_id), {"row": {"licence": LICENCES[video_id]}})
         rows = _cut(store, video_id, speaker, clips)
         record_metadata(store, video_id, rows)
         record_splits(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from xtts_core.dataset.split import accepted_clips
 from xtts_core.errors import DatasetError, UpstreamError
 from xtts_core.model.loading import load_dvae, load_mel_stats
 from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
-from xtts_core.stage import require
+from xtts_core.stage import require, usable
 from xtts_core.store import CorpusStore, sha256_file
 from xtts_core.training.codes import AUDIO_CODES, CodedClip, make_audio_codes, verdicts
 from xtts_core.training.data import read_clips
@@ -76,6 +77,23 @@ def test_coding_a_video_again_gives_the_same_bytes(own_corpus: CorpusStore) -> N
 
 def test_equal_inputs_are_not_coded_again(corpus: CorpusStore) -> None:
     assert make_audio_codes(corpus, SETTINGS, VIDEO).skipped
+
+
+def test_codes_of_metadata_that_were_made_anew_are_not_used(
+    own_corpus: CorpusStore, shorten_metadata: Callable[[CorpusStore, str], None]
+) -> None:
+    shorten_metadata(own_corpus, VIDEO)
+    good, refused = usable(own_corpus, AUDIO_CODES.name)
+    assert [result.key for result in good] == ["cidade-alex"]
+    assert refused == {VIDEO: f"audio_codes of {VIDEO} belongs to an earlier metadata"}
+
+
+def test_a_clip_that_the_splits_lack_is_named(
+    own_corpus: CorpusStore, shorten_splits: Callable[[CorpusStore, str], None]
+) -> None:
+    shorten_splits(own_corpus, VIDEO)
+    with pytest.raises(UpstreamError, match=rf"lack accepted clips: {VIDEO}_00005\."):
+        make_audio_codes(own_corpus, SETTINGS, VIDEO)
 
 
 def test_a_changed_clip_is_named_and_blocks_while_the_others_are_coded(

@@ -18,7 +18,7 @@ from xtts_core.errors import (
     TrainingError,
     UpstreamError,
 )
-from xtts_core.model.checkpoint import verify
+from xtts_core.model.checkpoint import LICENCE_FILE, FileEntry, Manifest, Origin, verify
 from xtts_core.model.loading import MODEL_FILE, load_model
 from xtts_core.stage import read_result, silent
 from xtts_core.store import CorpusStore, read_json, write_json
@@ -26,6 +26,7 @@ from xtts_core.training.data import Clip, LoadedTensors, read_clips
 from xtts_core.training.finetuned_checkpoint import (
     FINETUNED_CHECKPOINT,
     current_checkpoint,
+    learning_inputs,
     make_finetuned_checkpoint,
     merged_state,
     reference_clips,
@@ -82,6 +83,7 @@ def test_the_checkpoint_is_whole_and_says_where_it_comes_from(
     assert manifest.licence == "Apache-2.0"
     assert manifest.base_model.name == "tiny"
     assert manifest.lineage["videos"].keys() == {"cidade-alex", "feira-dora"}
+    assert manifest.lineage["licences"] == {"cidade-alex": "CC0-1.0", "feira-dora": ""}
     assert manifest.lineage["fingerprint"] == trained.result.fingerprint
     assert manifest.metrics["val_loss"] < manifest.metrics["base_val_loss"]
     assert (manifest.metrics["train_clips"], manifest.metrics["epochs"]) == (8, 3)
@@ -168,6 +170,29 @@ def test_without_usable_codes_each_video_is_named_with_its_reason(
         make_finetuned_checkpoint(own_corpus, quick_settings())
 
 
+def test_a_video_whose_row_was_removed_is_left_out_and_named(
+    own_corpus: CorpusStore, quick_settings: Callable[..., Any]
+) -> None:
+    with pytest.raises(DatasetError, match="cidade-alex: its row is not in videos.csv"):
+        make_finetuned_checkpoint(own_corpus, quick_settings(), listed=())
+
+
+def test_only_settings_that_are_used_ask_for_another_training(
+    quick_settings: Callable[..., Any],
+) -> None:
+    def inputs(*, lora: dict[str, Any], **optimisation: Any) -> dict[str, Any]:
+        settings = quick_settings(**optimisation)
+        section = settings.lora.model_copy(update=lora)
+        return learning_inputs(settings.model_copy(update={"lora": section}))
+
+    on, off = {"enabled": True}, {"enabled": False}
+    assert inputs(lora=on) == inputs(lora=on, learning_rate_full=0.5)
+    assert inputs(lora=on) != inputs(lora=on, learning_rate_lora=0.5)
+    assert inputs(lora=on) != inputs(lora={**on, "rank": 3})
+    assert inputs(lora=off) == inputs(lora={**off, "rank": 3}, learning_rate_lora=0.5)
+    assert inputs(lora=off) != inputs(lora=off, learning_rate_full=0.5)
+
+
 def test_codes_of_another_base_model_are_refused(
     own_corpus: CorpusStore, quick_settings: Callable[..., Any]
 ) -> None:
@@ -200,6 +225,9 @@ def test_an_error_of_the_training_process_keeps_its_kind(job: TrainingJob) -> No
 
 
 def test_an_interrupted_parent_takes_the_training_process_with_it(job: TrainingJob) -> None:
+    # Too many epochs to end by itself before it is interrupted.
+    optimisation = job.settings.optimisation.model_copy(update={"epochs": 1_000})
+    job = replace(job, settings=job.settings.model_copy(update={"optimisation": optimisation}))
     job.run_dir.mkdir()
 
     def interrupt(line: str) -> None:
@@ -210,8 +238,9 @@ def test_an_interrupted_parent_takes_the_training_process_with_it(job: TrainingJ
         run_training(job, silent, interrupt)
     log = (job.run_dir / "training.log").read_text()
     assert "event=start" in log
-    assert "event=saved" not in log
-    with FileLock(job.run_dir / "lock", timeout=0):
+    assert "event=epoch" in log, "an event is in the log before it is told"
+    assert "event=done" not in log
+    with FileLock(job.run_dir / "lock", timeout=60):
         assert not job.report.exists()
 
 
@@ -236,21 +265,33 @@ def test_the_best_references_are_clean_and_neither_short_nor_long() -> None:
     assert [c.clip_id for c in chosen["bia"]] == ["hers"]
 
 
+def manifest(licence: str, **files: FileEntry) -> Manifest:
+    origin = Origin(name="tiny", source="s", revision="1")
+    return Manifest(kind="base", licence=licence, base_model=origin, files=files)
+
+
+LICENCE = {LICENCE_FILE: FileEntry(sha256="1", size=1)}
+OTHER_LICENCE = {LICENCE_FILE: FileEntry(sha256="2", size=1)}
+
+
 @pytest.mark.parametrize(
-    ("changed", "finite", "licence", "failed"),
+    ("changed", "finite", "written", "failed"),
     [
-        ({}, True, "CPML", set()),
-        ({}, False, "CPML", {"weights_finite"}),
-        ({}, True, "", {"licence_present"}),
-        ({"train_clips": 1}, True, "CPML", {"no_clip_skipped"}),
-        ({"best_epoch": 0}, True, "CPML", {"validation_loss_improved"}),
+        ({}, True, manifest("CPML", **LICENCE), set()),
+        ({}, False, manifest("CPML", **LICENCE), {"weights_finite"}),
+        ({}, True, manifest("", **LICENCE), {"licence_present"}),
+        ({}, True, manifest("CPML"), {"licence_present"}),
+        ({}, True, manifest("CPML", **OTHER_LICENCE), {"licence_present"}),
+        ({"train_clips": 1}, True, manifest("CPML", **LICENCE), {"no_clip_skipped"}),
+        ({"best_epoch": 0}, True, manifest("CPML", **LICENCE), {"validation_loss_improved"}),
     ],
 )
 def test_a_checkpoint_is_judged_by_weights_clips_loss_and_licence(
-    changed: dict[str, Any], finite: bool, licence: str, failed: set[str]
+    changed: dict[str, Any], finite: bool, written: Manifest, failed: set[str]
 ) -> None:
     clips = [clip("a", 5, 20), clip("b", 5, 20), clip("c", 5, 20, split="val")]
-    found = verdicts(report(**changed), clips, weights_finite=finite, licence=licence)
+    base = manifest("CPML", **LICENCE)
+    found = verdicts(report(**changed), clips, weights_finite=finite, base=base, written=written)
     assert {verdict.check for verdict in found if not verdict.passed} == failed
     assert {v.check for v in found if v.severity == "warn"} == {"validation_loss_improved"}
 
