@@ -173,7 +173,7 @@ def test_without_usable_codes_each_video_is_named_with_its_reason(
 def test_a_video_whose_row_was_removed_is_left_out_and_named(
     own_corpus: CorpusStore, quick_settings: Callable[..., Any]
 ) -> None:
-    with pytest.raises(DatasetError, match="cidade-alex: its row is not in videos.csv"):
+    with pytest.raises(DatasetError, match=r"cidade-alex: its row is not in videos\.csv"):
         make_finetuned_checkpoint(own_corpus, quick_settings(), listed=())
 
 
