@@ -10,9 +10,11 @@ import csv
 import difflib
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -124,7 +126,8 @@ def append_row(
     """Add one row; the file (made if missing) is replaced as a whole or not at all.
 
     A derived id is written down, so that the file never needs to be hashed again. A local file
-    may also be named relative to the working directory; it is then kept as an absolute path.
+    may also be named relative to the working directory; what is written down is relative to the
+    folder of the catalogue, so that the two can move together.
 
     Raises:
         CatalogueError: the row cannot be used, its id is taken, or its local file is missing.
@@ -357,11 +360,18 @@ def _derived_id(source: str, path: Path | None) -> str:
         known = youtube_id(source)
         return known or hashlib.sha256(source.encode()).hexdigest()[:DERIVED_ID_DIGITS]
     try:
-        return sha256_file(path)[:DERIVED_ID_DIGITS]
+        stat = path.stat()
+        return _sha256(path, stat.st_size, stat.st_mtime_ns)[:DERIVED_ID_DIGITS]
     except OSError as error:
         raise ValueError(
             f"no video_id is given and none can be derived from {source!r}: {error.strerror}"
         ) from None
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+    """Read once a process, since every look at the catalogue asks for every row's id."""
+    return sha256_file(path)
 
 
 def _as_seen_from(csv_path: Path, source: str) -> str:
@@ -371,7 +381,7 @@ def _as_seen_from(csv_path: Path, source: str) -> str:
     here = Path(source).resolve()
     if not here.is_file():
         raise ValueError(f"there is no file {source!r}")
-    return str(here)
+    return Path(os.path.relpath(here, csv_path.parent.resolve())).as_posix()
 
 
 def _lock(csv_path: Path) -> FileLock:

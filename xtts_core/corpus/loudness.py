@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,17 @@ from xtts_core.corpus.levels import FULL_SCALE, gain_of, peak_dbfs, power_dbfs
 from xtts_core.corpus.segmentation import Segment
 from xtts_core.corpus.vad import Envelope
 from xtts_core.settings import SAMPLE_RATE_HZ, LoudnessSettings
+
+_USED = {
+    "rms": {"method", "rms_dbfs", "peak_limit_dbfs"},
+    "loudnorm": {"method", "loudnorm_lufs", "peak_limit_dbfs"},
+    "off": {"method"},
+}
+
+
+def settings_in_use(settings: LoudnessSettings) -> dict[str, Any]:
+    """The settings that the gain depends on, which the target of another method is not."""
+    return settings.model_dump(mode="json", include=_USED[settings.method])
 
 
 def voice_gain_db(

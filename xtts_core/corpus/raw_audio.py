@@ -67,12 +67,12 @@ def make_raw_audio(
         DecodeError: it cannot be decoded.
     """
     video = require(store, "videos", video_id)
+    record = read_json(video.uri)
+    language = record["row"]["language"]
+    wanted = _wanted(record, settings)
 
     def build(_fingerprint: str) -> Outcome:
-        record = read_json(video.uri)
-        row = record["row"]
-        languages = wanted_languages(row["subtitles"], settings)
-        source = _fetch(store, settings, video_id, record, languages, progress)
+        source = _fetch(store, settings, video_id, wanted, progress)
         wav = store.raw_audio(video_id)
         audio = _decode(source, wav, progress)
         subtitles, rejected = _write_subtitles(store, video_id, source.subtitles)
@@ -103,7 +103,7 @@ def make_raw_audio(
         return Outcome(
             uri=wav,
             outputs=[wav, provenance, *written],
-            verdicts=verdicts(audio, subtitles, rejected, row["language"], settings.audio),
+            verdicts=verdicts(audio, subtitles, rejected, language, settings.audio),
             metadata={
                 "duration_s": round(audio.duration_s, 3),
                 "rms_dbfs": audio.rms_dbfs,
@@ -122,11 +122,10 @@ def make_raw_audio(
         video_id,
         inputs={
             "audio": settings.audio.model_dump(mode="json"),
-            "download": settings.download.model_dump(
-                mode="json", include={"format", "subtitle_languages", "subtitle_format"}
-            ),
-            "videos": video.data_version,
+            "language": language,
+            "wanted": wanted,
         },
+        built_on=(video,),
         build=build,
     )
 
@@ -136,6 +135,28 @@ def wanted_languages(subtitles: str, settings: DatasetSettings) -> tuple[str, ..
     if subtitles == "auto":
         return settings.download.subtitle_languages
     return () if subtitles == "none" else (subtitles,)
+
+
+def _wanted(record: Mapping[str, Any], settings: DatasetSettings) -> dict[str, Any]:
+    """What is to be fetched of a video's record, and nothing else of it: a new title or licence
+    is no reason to fetch it again."""
+    source = record["source"]
+    languages = wanted_languages(record["row"]["subtitles"], settings)
+    if source["kind"] == "url":
+        return {
+            "kind": "url",
+            "url": source["url"],
+            "format": settings.download.format,
+            "subtitle_languages": list(languages),
+        }
+    tags = {language.lower() for language in languages}
+    sidecars = [entry for entry in source["sidecars"] if entry["language"].lower() in tags]
+    return {
+        "kind": "file",
+        "path": source["path"],
+        "sha256": source["sha256"],
+        "sidecars": sidecars,
+    }
 
 
 def verdicts(
@@ -188,43 +209,42 @@ def _fetch(
     store: CorpusStore,
     settings: DatasetSettings,
     video_id: str,
-    record: Mapping[str, Any],
-    languages: Sequence[str],
+    wanted: Mapping[str, Any],
     progress: Progress,
 ) -> _Source:
-    source = record["source"]
-    if source["kind"] == "url":
+    if wanted["kind"] == "url":
         got = download(
-            source["url"], store.download_dir(video_id), languages, settings.download, progress
+            wanted["url"],
+            store.download_dir(video_id),
+            wanted["subtitle_languages"],
+            settings.download,
+            progress,
         )
         return _Source(
             media=got.media,
             subtitles=got.subtitles,
             description={
                 "kind": "url",
-                "url": source["url"],
+                "url": wanted["url"],
                 "extractor": got.extractor,
                 "remote_id": got.remote_id,
                 "title": got.title,
                 "sha256": sha256_file(got.media),
             },
         )
-    media = absolute(store, source["path"])
-    wanted = {language.lower() for language in languages}
-    sidecars = [s for s in source["sidecars"] if s["language"].lower() in wanted]
-    for entry in (source, *sidecars):
+    for entry in (wanted, *wanted["sidecars"]):
         _refuse_changed(absolute(store, entry["path"]), entry["sha256"])
     return _Source(
-        media=media,
+        media=absolute(store, wanted["path"]),
         subtitles=[
             Subtitle(
                 language=entry["language"],
                 kind="automatic" if entry["language"].endswith(AUTOMATIC_SUFFIX) else "manual",
                 path=absolute(store, entry["path"]),
             )
-            for entry in sidecars
+            for entry in wanted["sidecars"]
         ],
-        description={"kind": "file", "path": source["path"], "sha256": source["sha256"]},
+        description={"kind": "file", "path": wanted["path"], "sha256": wanted["sha256"]},
     )
 
 

@@ -69,8 +69,10 @@ def longest_speech(settings: SegmentationSettings) -> int:
 
 def segment(
     regions: Sequence[Region], envelope: Envelope, settings: SegmentationSettings
-) -> list[Segment]:
+) -> tuple[list[Segment], list[Segment]]:
     """Cut regions of speech (in order, not overlapping) into clips, in order.
+
+    Gives the clips, and the whole short utterances that `short_share` has no room for.
 
     A region that is too long for a clip is cut into even pieces at quiet frames, each marked
     `forced` and overlapping the next by `forced_overlap_s`.
@@ -197,9 +199,12 @@ def _forced(
     ]
 
 
-def _with_short_share(clips: Sequence[Segment], settings: SegmentationSettings) -> list[Segment]:
+def _with_short_share(
+    clips: Sequence[Segment], settings: SegmentationSettings
+) -> tuple[list[Segment], list[Segment]]:
     """Without the clips under `short_min_s`, and with as many under `min_s` as the share allows:
-    the longest of them, and one at least, so that a video of one short sentence gives it."""
+    the longest of them, and one at least, so that a video of one short sentence gives it. Second,
+    those that the share dropped."""
     minimum = _samples(settings.min_s)
     preferred = [clip for clip in clips if clip.samples >= minimum or clip.cut == "forced"]
     short = [
@@ -212,8 +217,9 @@ def _with_short_share(clips: Sequence[Segment], settings: SegmentationSettings) 
     room = len(short) if share == 1 else math.floor(share / (1 - share) * unforced + 1e-9)
     if share > 0 and unforced == 0:
         room = max(room, 1)
-    kept = sorted(short, key=lambda clip: (-clip.samples, clip.start))[:room]
-    return sorted([*preferred, *kept], key=lambda clip: clip.start)
+    longest_first = sorted(short, key=lambda clip: (-clip.samples, clip.start))
+    kept, dropped = longest_first[:room], longest_first[room:]
+    return sorted([*preferred, *kept], key=lambda clip: clip.start), dropped
 
 
 def _quietest(envelope: Envelope, start: int, end: int) -> int:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtts_core.corpus.levels import CLIPPED, FULL_SCALE, peak_dbfs, power_dbfs
-from xtts_core.corpus.loudness import apply_gain, voice_gain_db
+from xtts_core.corpus.loudness import apply_gain, settings_in_use, voice_gain_db
 from xtts_core.corpus.segmentation import Segment, longest_clip, longest_speech, segment
 from xtts_core.corpus.vad import Envelope, Region, measure, voice_regions
 from xtts_core.settings import SAMPLE_RATE_HZ, DatasetSettings, SegmentationSettings
@@ -47,7 +47,11 @@ SEGMENTS = Stage(
     "1",
     (
         CheckSpec("has_segments", "error", "at least one clip was found"),
-        CheckSpec("segment_window", "error", "no clip is shorter or longer than the settings"),
+        CheckSpec(
+            "segment_window",
+            "error",
+            "each clip's file is as long as its row says, within the settings' window",
+        ),
         CheckSpec("speech_ratio", "warn", "the clips are mostly speech"),
         CheckSpec("forced_cut_share", "warn", "nearly every clip is cut in pauses"),
     ),
@@ -72,7 +76,8 @@ SEGMENTS_SCHEMA = pa.schema(
 )
 """`path` is relative to the corpus root. `start_sample` and `end_sample` are samples of the
 22 050 Hz file of the video. The levels are the clip's after the gain; `clipping_ratio` is of the
-recording before it."""
+recording before it. Short utterances that `segmentation.short_share` has no room for have no row;
+the metadata of the asset counts them (`short_dropped`, and their seconds in `short_dropped_s`)."""
 
 
 def make_segments(
@@ -91,7 +96,7 @@ def make_segments(
         wav = store.raw_audio(video_id)
         envelope = measure(wav, settings.vad, progress)
         regions = voice_regions(envelope, settings.vad, longest_speech(settings.segmentation))
-        clips = segment(regions, envelope, settings.segmentation)
+        clips, dropped = segment(regions, envelope, settings.segmentation)
         speech = _speech_frames(envelope, regions)
         gain_db = voice_gain_db(wav, envelope, speech, clips, settings.loudness)
         folder = store.segments_dir(video_id, fingerprint)
@@ -109,11 +114,12 @@ def make_segments(
         for old in folder.parent.iterdir():
             if old != folder:
                 shutil.rmtree(old)
+        rows = pq.read_table(table).to_pylist()
         return Outcome(
             uri=table,
             outputs=[table, *(store.root / row["path"] for row in rows)],
-            verdicts=verdicts(rows, settings.segmentation),
-            metadata=summary(rows, envelope.n_samples, gain_db),
+            verdicts=verdicts(rows, _samples_on_disk(store, rows), settings.segmentation),
+            metadata=summary(rows, envelope.n_samples, gain_db, dropped),
             row_count=len(rows),
         )
 
@@ -124,21 +130,26 @@ def make_segments(
         inputs={
             "vad": settings.vad.model_dump(mode="json", exclude={"chunk_s"}),
             "segmentation": settings.segmentation.model_dump(mode="json"),
-            "loudness": settings.loudness.model_dump(mode="json"),
-            "raw_audio": raw.data_version,
+            "loudness": settings_in_use(settings.loudness),
+            "wav": raw.sha256[store.raw_audio(video_id)],
         },
+        built_on=(raw,),
         build=build,
     )
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]], settings: SegmentationSettings) -> list[Verdict]:
-    """The checks of `segments` on its rows."""
+def verdicts(
+    rows: Sequence[Mapping[str, Any]],
+    samples_on_disk: Sequence[int],
+    settings: SegmentationSettings,
+) -> list[Verdict]:
+    """The checks of `segments` on its rows and on the length of each row's file."""
     longest = longest_clip(settings)
     shortest = round(settings.short_min_s * SAMPLE_RATE_HZ)
     outside = [
         row["segment_id"]
-        for row in rows
-        if not shortest <= row["end_sample"] - row["start_sample"] <= longest
+        for row, samples in zip(rows, samples_on_disk, strict=True)
+        if not shortest <= samples <= longest or samples != row["end_sample"] - row["start_sample"]
     ]
     ratio = float(np.mean([row["speech_ratio"] for row in rows])) if rows else 0.0
     forced = sum(row["cut"] == "forced" for row in rows) / len(rows) if rows else 0.0
@@ -149,7 +160,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]], settings: SegmentationSettings) 
             not outside,
             value=len(outside),
             threshold=0,
-            detail=f"outside the window: {', '.join(outside[:5])}" if outside else "",
+            detail=f"the length is wrong: {', '.join(outside[:5])}" if outside else "",
         ),
         SEGMENTS.verdict(
             "speech_ratio",
@@ -167,7 +178,10 @@ def verdicts(rows: Sequence[Mapping[str, Any]], settings: SegmentationSettings) 
 
 
 def summary(
-    rows: Sequence[Mapping[str, Any]], n_samples: int, gain_db: float
+    rows: Sequence[Mapping[str, Any]],
+    n_samples: int,
+    gain_db: float,
+    short_dropped: Sequence[Segment],
 ) -> dict[str, int | float | str | Markdown]:
     """What Dagster plots and shows for one video (`yield` is seconds kept / seconds in)."""
     durations = [row["duration_s"] for row in rows]
@@ -181,6 +195,8 @@ def summary(
         else 0.0,
         "yield": round(sum(durations) * SAMPLE_RATE_HZ / n_samples, 4) if n_samples else 0.0,
         "gain_db": round(gain_db, 3),
+        "short_dropped": len(short_dropped),
+        "short_dropped_s": round(sum(clip.samples for clip in short_dropped) / SAMPLE_RATE_HZ, 3),
         "durations": Markdown(_histogram(durations)),
     }
 
@@ -242,6 +258,12 @@ def _write_clips(
                 }
             )
     return rows
+
+
+def _samples_on_disk(store: CorpusStore, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    import soundfile as sf
+
+    return [sf.info(store.root / row["path"]).frames for row in rows]
 
 
 def _speech_frames(envelope: Envelope, regions: Sequence[Region]) -> npt.NDArray[np.bool_]:

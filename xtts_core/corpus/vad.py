@@ -165,14 +165,20 @@ def _stretches(envelope: Envelope, settings: VadSettings) -> list[Region]:
 
 
 def _fitted(cluster: list[Region], longest: int) -> list[Region]:
-    whole = Region(cluster[0].start, cluster[-1].end)
-    if whole.samples <= longest or len(cluster) == 1:
-        return [whole]
-    gaps = [after.start - before.end for before, after in pairwise(cluster)]
-    widest = max(range(len(gaps)), key=gaps.__getitem__)
-    if gaps[widest] < MIN_DIP_S * SAMPLE_RATE_HZ:
-        return [whole]
-    return _fitted(cluster[: widest + 1], longest) + _fitted(cluster[widest + 1 :], longest)
+    """The cluster whole, or split at its widest gaps, the first of equal ones before the others."""
+    gaps = np.array([after.start - before.end for before, after in pairwise(cluster)])
+    fitted: list[Region] = []
+    waiting = [(0, len(cluster) - 1)]
+    while waiting:
+        first, last = waiting.pop()
+        whole = Region(cluster[first].start, cluster[last].end)
+        inner = gaps[first:last]
+        if whole.samples <= longest or inner.max(initial=0) < MIN_DIP_S * SAMPLE_RATE_HZ:
+            fitted.append(whole)
+            continue
+        widest = first + int(inner.argmax())
+        waiting += [(widest + 1, last), (first, widest)]
+    return fitted
 
 
 class _WebRtc:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xtts_core import text
 from xtts_core.corpus.catalogue import LANGUAGE, CatalogueRow, local_path, read_catalogue
 from xtts_core.errors import CatalogueError
 from xtts_core.settings import DatasetSettings
@@ -31,7 +32,11 @@ VIDEOS = Stage(
     "1",
     (
         CheckSpec("source_allowed_and_present", "error", "the source is an http(s) URL or a file"),
-        CheckSpec("language_supported", "error", "the language is one of the settings' languages"),
+        CheckSpec(
+            "language_supported",
+            "error",
+            "the language is one of the settings' languages, and has a text normaliser",
+        ),
         CheckSpec("licence_stated", "warn", "the row says what may be done with the recording"),
     ),
 )
@@ -84,7 +89,7 @@ def make_video(
         inputs={
             "row": asdict(row),
             "source": source,
-            "languages": list(settings.languages),
+            "languages": supported_languages(settings),
         },
         build=build,
     )
@@ -95,7 +100,7 @@ def verdicts(
 ) -> list[Verdict]:
     """The checks of `videos` on a row and the source it points to."""
     present = source["kind"] == "url" or source["sha256"] is not None
-    supported = {primary_language(language) for language in settings.languages}
+    supported = supported_languages(settings)
     return [
         VIDEOS.verdict(
             "source_allowed_and_present",
@@ -107,10 +112,15 @@ def verdicts(
             "language_supported",
             primary_language(row.language) in supported,
             value=row.language,
-            threshold=", ".join(settings.languages),
+            threshold=", ".join(supported),
         ),
         VIDEOS.verdict("licence_stated", bool(row.licence), value=row.licence),
     ]
+
+
+def supported_languages(settings: DatasetSettings) -> list[str]:
+    """The primary tags of the settings' languages whose text can be normalised."""
+    return sorted({primary_language(tag) for tag in settings.languages} & set(text.languages()))
 
 
 def primary_language(tag: str) -> str:

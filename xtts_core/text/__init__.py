@@ -1,7 +1,7 @@
 """From written to spoken text: the one way text reaches a tokenizer, in the dataset and in the
 service alike.
 
-A language is a module of this package with `normalize(text) -> str`; `_MODULES` names it.
+A language is a module of this package with `normalize(text) -> str`, named by its primary tag.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xtts_core.errors import RequestError
 NORMALISER_VERSION = "1"
 """Bumped whenever some text comes out differently; part of a checkpoint's manifest."""
 
-_MODULES = {"pt": "pt", "pt-br": "pt", "en": "en", "es": "es"}
+_LANGUAGES = ("en", "es", "pt")
 
 MIN_SENTENCE_CHARACTERS = 15
 """XTTS adds sounds after very short texts (idiap/coqui-ai-TTS#514, coqui-ai/TTS#3516), so a
@@ -26,8 +26,8 @@ class LanguageError(RequestError):
 
 
 def languages() -> list[str]:
-    """The language codes that `normalize` takes, in any letter case."""
-    return sorted(_MODULES)
+    """The primary tags of the languages that `normalize` takes."""
+    return list(_LANGUAGES)
 
 
 def normalize(text: str, language: str) -> str:
@@ -37,19 +37,19 @@ def normalize(text: str, language: str) -> str:
     is left as it is by the cleaner of coqui-tts (TTS.tts.layers.xtts.tokenizer).
 
     Args:
-        language: a code such as `pt`, `pt-BR` or `en`.
+        language: a tag such as `pt`, `pt-BR` or `en`; what follows its primary tag is ignored.
 
     Raises:
         LanguageError: there is no normaliser for the language.
     """
-    module = _MODULES.get(language.lower())
-    if module is None:
+    primary = language.split("-")[0].lower()
+    if primary not in _LANGUAGES:
         raise LanguageError(
             f"There is no text normaliser for the language {language!r}",
             where="language",
             remedy=f"Use one of {', '.join(languages())}",
         )
-    spoken: str = import_module(f"{__name__}.{module}").normalize(text)
+    spoken: str = import_module(f"{__name__}.{primary}").normalize(text)
     return spoken
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from xtts_core.corpus import catalogue
 from xtts_core.corpus.catalogue import (
     append_row,
     read_catalogue,
@@ -12,6 +13,7 @@ from xtts_core.corpus.catalogue import (
     youtube_id,
 )
 from xtts_core.errors import CatalogueError
+from xtts_core.store import sha256_file
 
 
 @pytest.fixture
@@ -181,6 +183,26 @@ def test_ids_are_derived_from_the_url_and_from_the_content_of_a_file(csv_path: P
     assert [problem.line for problem in catalogue.problems] == [4]
 
 
+def test_a_file_is_hashed_for_its_id_once_until_it_changes(
+    csv_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr(catalogue, "sha256_file", counted)
+    media = csv_path.parent / "v.webm"
+    media.write_bytes(b"sound")
+    csv_path.write_text("source\nv.webm\n")
+    assert read_catalogue(csv_path) == read_catalogue(csv_path)
+    assert read == [media]
+    media.write_bytes(b"other sound")
+    (row,) = read_catalogue(csv_path).rows
+    assert row.video_id == hashlib.sha256(b"other sound").hexdigest()[:12]
+
+
 def test_a_row_is_added_to_a_new_file_and_read_back(csv_path: Path) -> None:
     added = append_row(csv_path, source="https://youtu.be/dQw4w9WgXcQ", title='a "b", c')
     assert read_catalogue(csv_path).rows == (added,)
@@ -214,7 +236,22 @@ def test_a_file_named_from_the_working_directory_is_found_again(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "v.webm").write_bytes(b"sound")
     monkeypatch.chdir(elsewhere)
-    assert append_row(csv_path, source="v.webm").source == str(elsewhere / "v.webm")
+    added = append_row(csv_path, source="v.webm")
+    assert added.source == f"../{elsewhere.name}/v.webm"
+    assert (csv_path.parent / added.source).samefile(elsewhere / "v.webm")
+
+
+def test_a_project_can_be_moved_with_a_file_that_was_named_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    (project / "media").mkdir(parents=True)
+    (project / "media/v.webm").write_bytes(b"sound")
+    monkeypatch.chdir(project)
+    added = append_row(project / "data/videos.csv", source="media/v.webm")
+    moved = project.rename(tmp_path / "moved")
+    assert read_catalogue(moved / "data/videos.csv").rows == (added,)
+    assert (moved / "data" / added.source).is_file()
 
 
 def test_removing_takes_away_the_lines_of_one_row(csv_path: Path) -> None:

@@ -12,7 +12,7 @@ from xtts_core.corpus.raw_audio import make_raw_audio
 from xtts_core.corpus.videos import make_video
 from xtts_core.errors import DecodeError, SourceError, UpstreamError
 from xtts_core.settings import DatasetSettings, DownloadSettings
-from xtts_core.stage import StageResult
+from xtts_core.stage import StageResult, require
 from xtts_core.store import CorpusStore, read_json
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\nBom dia, João.\n\n"
@@ -133,6 +133,50 @@ def test_subtitles_of_an_earlier_version_are_removed(
     assert store.raw_subtitles("a", "pt").exists()
     make(store, media, "v.webm", "none")
     assert not store.raw_subtitles("a", "pt").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "url"])
+def test_what_a_person_reads_in_the_row_is_no_reason_to_fetch_it_again(
+    store: CorpusStore, media: Path, demo: Path, site: Any, kind: str
+) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    source = "v.webm" if kind == "file" else f"{site.address}/watch"
+    csv_path = media / "videos.csv"
+    made = []
+    for title in ("one,dora,free", "two,alex,closed"):
+        csv_path.write_text(f"video_id,source,title,speaker,licence\na,{source},{title}\n")
+        make_video(store, SETTINGS, csv_path, "a")
+        site.asked.clear()
+        made.append(make_raw_audio(store, SETTINGS, "a"))
+    assert [result.skipped for result in made] == [False, True]
+    assert site.asked == []
+    assert require(store, "raw_audio", "a").data_version == made[0].data_version
+
+
+def test_settings_of_the_download_do_not_touch_a_local_file(
+    store: CorpusStore, media: Path, demo: Path
+) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    (media / "v.en.srt").write_text(SRT, encoding="utf-8")
+    make(store, media, "v.webm")
+    for languages, skipped in ((("pt", "es"), True), (("pt", "en"), False)):
+        download = DownloadSettings(format="best", subtitle_languages=languages)
+        result = make_raw_audio(store, DatasetSettings(download=download), "a")
+        assert result.skipped is skipped
+
+
+def test_raw_audio_of_an_earlier_row_is_refused_until_it_is_looked_at_again(
+    store: CorpusStore, media: Path, demo: Path
+) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    make(store, media, "v.webm")
+    csv_path = media / "videos.csv"
+    csv_path.write_text(csv_path.read_text().replace(",x,", ",y,"))
+    make_video(store, SETTINGS, csv_path, "a")
+    with pytest.raises(UpstreamError, match="earlier videos"):
+        require(store, "raw_audio", "a")
+    make_raw_audio(store, SETTINGS, "a")
+    require(store, "raw_audio", "a")
 
 
 def test_equal_inputs_are_not_decoded_again(store: CorpusStore, media: Path, demo: Path) -> None:

@@ -39,7 +39,8 @@ def laid_out(*lengths_s: float) -> list[Region]:
 def cut(regions: list[Region], **changes: float) -> list[Segment]:
     settings = SETTINGS.model_copy(update=changes)
     length = (regions[-1].end if regions else 0) + 5 * RATE
-    return segment(regions, envelope_over(regions, length), settings)
+    clips, _ = segment(regions, envelope_over(regions, length), settings)
+    return clips
 
 
 def durations(clips: list[Segment]) -> list[float]:
@@ -70,7 +71,7 @@ def test_a_cut_goes_to_the_quietest_point_of_its_pause() -> None:
     envelope = envelope_over(regions, 25 * RATE)
     quiet = (regions[0].end + round(0.12 * RATE)) // FRAME
     envelope.level_dbfs[quiet] = -80
-    first, second = segment(regions, envelope, SETTINGS)
+    (first, second), _ = segment(regions, envelope, SETTINGS)
     assert first.end // FRAME == quiet
     assert second.start == second.speech_start - round(0.1 * RATE)
 
@@ -84,6 +85,9 @@ def test_short_utterances_are_kept_up_to_their_share() -> None:
     assert durations(cut(laid_out(*lone))) == [9.35] * 8 + [4.35, 3.35]
     assert durations(cut(laid_out(*lone), short_share=0.0)) == [9.35] * 8
     assert len(cut(laid_out(*lone), short_share=1.0)) == 11
+    regions = laid_out(*lone)
+    _, dropped = segment(regions, envelope_over(regions, regions[-1].end + RATE), SETTINGS)
+    assert durations(dropped) == [2.35]
 
 
 def test_a_video_of_one_short_sentence_gives_it() -> None:
@@ -118,7 +122,9 @@ def test_whatever_the_speech_every_clip_keeps_the_rules(
     settings = SETTINGS.model_copy(update={"max_s": max_s, "short_share": share})
     regions = laid_out(0.3, *(length for pair in lengths for length in (pair, 0.3 + pair % 3)))
     length = regions[-1].end + RATE // 10
-    clips = segment(regions, envelope_over(regions, length), settings)
+    clips, dropped = segment(regions, envelope_over(regions, length), settings)
+    assert all(RATE <= clip.samples < 7 * RATE for clip in dropped)
+    assert not set(dropped) & set(clips)
     unforced = [clip for clip in clips if clip.cut == "pause"]
     short = [clip for clip in unforced if clip.samples < 7 * RATE]
 

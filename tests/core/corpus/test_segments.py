@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,50 @@ def test_equal_inputs_give_equal_clips_and_are_not_cut_again(
     assert not made.skipped
 
 
+def test_the_target_of_another_method_moves_no_clip(corpus: CorpusStore) -> None:
+    make_segments(corpus, DatasetSettings(), "cidade-alex")
+    other = DatasetSettings(loudness=LoudnessSettings(loudnorm_lufs=-18.0))
+    assert make_segments(corpus, other, "cidade-alex").skipped
+    own = DatasetSettings(loudness=LoudnessSettings(rms_dbfs=-22.0))
+    assert not make_segments(corpus, own, "cidade-alex").skipped
+
+
+def test_an_edited_sidecar_moves_no_clip(tmp_path: Path, demo: Path) -> None:
+    store = CorpusStore(tmp_path / "corpus")
+    shutil.copy(demo / "cidade-alex.webm", tmp_path / "v.webm")
+    (tmp_path / "videos.csv").write_text("video_id,source\na,v.webm\n")
+    made = []
+    for line in ("Bom dia.", "Boa tarde."):
+        (tmp_path / "v.pt.vtt").write_text(f"WEBVTT\n\n00:01.000 --> 00:02.000\n{line}\n")
+        make_video(store, DatasetSettings(), tmp_path / "videos.csv", "a")
+        raw = make_raw_audio(store, DatasetSettings(), "a")
+        assert not raw.skipped
+        made.append(make_segments(store, DatasetSettings(), "a"))
+    assert [result.skipped for result in made] == [False, True]
+    assert made[1].built_on == {"raw_audio/a": raw.data_version}
+    assert require(store, "segments", "a")
+
+
+def test_what_the_share_of_short_clips_drops_is_told(corpus: CorpusStore) -> None:
+    """Sentences by themselves, with and without room for the short ones."""
+    settings = DatasetSettings(vad=VadSettings(min_silence_s=0.2))
+    figures = []
+    for share in (0.0, 1.0):
+        segmentation = SegmentationSettings(min_s=9.5, short_share=share)
+        cut = settings.model_copy(update={"segmentation": segmentation})
+        figures.append(make_segments(corpus, cut, "cidade-alex").metadata)
+    none, every = figures
+    assert int(str(none["short_dropped"])) == int(str(every["segments"])) - int(
+        str(none["segments"])
+    )
+    assert float(str(none["short_dropped_s"])) == pytest.approx(
+        float(str(every["segments_duration_s"])) - float(str(none["segments_duration_s"])),
+        abs=0.01,
+    )
+    assert float(str(none["short_dropped_s"])) > 0
+    assert every["short_dropped"] == every["short_dropped_s"] == 0
+
+
 def test_other_settings_replace_the_old_clips(corpus: CorpusStore) -> None:
     make_segments(corpus, DatasetSettings(), "cidade-alex")
     old = [corpus.root / clip["path"] for clip in rows(corpus, "cidade-alex")]
@@ -204,9 +249,17 @@ def test_without_raw_audio_nothing_is_cut(tmp_path: Path) -> None:
     ],
 )
 def test_checks_name_what_is_wrong(found: list[dict[str, Any]], failed: set[str]) -> None:
-    results = verdicts(found, SegmentationSettings())
+    lengths = [clip["end_sample"] - clip["start_sample"] for clip in found]
+    results = verdicts(found, lengths, SegmentationSettings())
     assert {verdict.check for verdict in results if not verdict.passed} == failed
 
 
+@pytest.mark.parametrize("length", [9 * RATE - 1, 12 * RATE])
+def test_a_file_that_is_not_as_long_as_its_row_says_is_named(length: int) -> None:
+    (wrong,) = (v for v in verdicts([row()], [length], SegmentationSettings()) if v.blocks)
+    assert wrong.check == "segment_window"
+    assert "a_00001" in wrong.description
+
+
 def test_a_video_without_clips_has_a_summary_too() -> None:
-    assert summary([], 0, 0.0)["yield"] == 0
+    assert summary([], 0, 0.0, [])["yield"] == 0

@@ -145,6 +145,13 @@ def test_a_region_that_is_too_long_is_split_at_its_widest_gap() -> None:
     assert [end - start for start, end in found] == pytest.approx([9.2, 10.1], abs=0.1)
 
 
+def test_an_hour_without_a_silence_is_split_however_many_gaps_are_equal() -> None:
+    envelope = envelope_of((5, -90), *[(1.0, -20.0), (0.2, -90.0)] * 3_000, (5, -90))
+    found = voice_regions(envelope, VadSettings(), LONGEST)
+    assert sum(region.samples for region in found) == pytest.approx(3_000 * RATE, rel=0.03)
+    assert max(region.samples for region in found) <= LONGEST
+
+
 def test_clicks_are_not_speech() -> None:
     envelope = envelope_of((5, -90), (0.05, -10), (5, -90))
     assert voice_regions(envelope, VadSettings(), LONGEST) == []

@@ -102,6 +102,14 @@ def test_a_language_outside_the_settings_blocks(store: CorpusStore, folder: Path
     assert failed(store, folder, "web") == {"language_supported"}
 
 
+def test_a_language_without_a_normaliser_blocks_though_the_settings_name_it(
+    store: CorpusStore, folder: Path
+) -> None:
+    settings = DatasetSettings(languages=("pt", "xx"))
+    result = make_video(store, settings, folder / "videos.csv", "web")
+    assert {verdict.check for verdict in result.blocked} == {"language_supported"}
+
+
 def test_an_id_without_a_usable_row_says_what_is_wrong_with_the_file(
     store: CorpusStore, folder: Path
 ) -> None:

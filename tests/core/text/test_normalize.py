@@ -51,9 +51,14 @@ def test_no_digit_quote_or_symbol_is_left(text: str, language: str) -> None:
 
 
 def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(LanguageError, match=r"'tlh'.*en, es, pt, pt-br"):
+    with pytest.raises(LanguageError, match=r"'tlh'.*en, es, pt"):
         normalize("nuqneH", "tlh")
-    assert languages() == ["en", "es", "pt", "pt-br"]
+    assert languages() == ["en", "es", "pt"]
+
+
+@pytest.mark.parametrize("tag", ["pt-PT", "PT-br", "en-US", "es-MX"])
+def test_a_region_is_spoken_by_its_language(tag: str) -> None:
+    assert normalize("20 %", tag) == normalize("20 %", tag[:2].lower())
 
 
 @pytest.mark.parametrize(
