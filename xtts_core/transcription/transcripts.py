@@ -30,6 +30,8 @@ from xtts_core.stage import (
     Stage,
     StageResult,
     Verdict,
+    forget,
+    read_result,
     require,
     run_stage,
     silent,
@@ -56,7 +58,7 @@ TRANSCRIPTS = Stage(
     name="transcripts",
     code_version="1",
     checks=(
-        CheckSpec("every_segment_answered", "error", "each segment has exactly one row"),
+        CheckSpec("every_segment_answered", "error", "each segment has exactly one written row"),
         CheckSpec("has_text", "error", "at least one clip has text"),
         CheckSpec("empty_share", "warn", "few clips are without text"),
         CheckSpec("oov_rate", "warn", "the mean share of unknown words is below the threshold"),
@@ -106,7 +108,7 @@ def make_transcripts(
     """Give every segment of a video its text.
 
     What a recogniser heard is kept clip by clip below `<root>/cache/transcripts`, so that a
-    killed run goes on where it was.
+    killed run goes on where it was. A result that lacks a model is made again once that can be had.
 
     Raises:
         UpstreamError: `segments` or `raw_audio` is missing or failed.
@@ -116,10 +118,15 @@ def make_transcripts(
     segments = require(store, "segments", video_id)
     raw_audio = require(store, "raw_audio", video_id)
     language: str = read_json(store.video(video_id))["row"]["language"]
+    listed = read_json(store.raw_provenance(video_id))["subtitles"]
+    use_manual = settings.transcription.use_subtitles
+    manual = _best_fitting(store, listed, "manual", language) if use_manual else None
+    automatic = _best_fitting(store, listed, "automatic", language)
+    _forget_what_lacks_a_model(store, settings.transcription, video_id)
 
     def build(fingerprint: str) -> Outcome:
         rows = pq.read_table(store.segments_table(video_id)).to_pylist()
-        cascade = _Cascade(store, settings.transcription, video_id, language)
+        cascade = _Cascade(store, settings.transcription, video_id, language, manual, automatic)
         transcripts = []
         for done, row in enumerate(rows, 1):
             transcripts.append(cascade.transcribe(row))
@@ -135,12 +142,16 @@ def make_transcripts(
             outputs=[path],
             verdicts=verdicts(
                 transcripts,
+                answered=pq.read_table(path)["segment_id"].to_pylist(),
                 segment_ids=[row["segment_id"] for row in rows],
                 oov_threshold=settings.transcription.oov_threshold,
                 missing_models=[str(error) for error in cascade.missing_models.values()],
                 unreadable_subtitles=cascade.unreadable_subtitles,
             ),
-            metadata=summary(transcripts),
+            metadata={
+                **summary(transcripts),
+                "models_missing": json.dumps(sorted(cascade.missing_models)),
+            },
             row_count=len(transcripts),
         )
 
@@ -153,8 +164,12 @@ def make_transcripts(
             "normaliser": NORMALISER_VERSION,
             "language": language,
             "segments": segments.data_version,
-            "raw_audio": raw_audio.data_version,
+            "subtitles": {
+                "manual": raw_audio.sha256[manual] if manual else None,
+                "automatic": raw_audio.sha256[automatic] if automatic else None,
+            },
         },
+        built_on=(segments, raw_audio),
         build=build,
     )
 
@@ -162,20 +177,20 @@ def make_transcripts(
 def verdicts(
     transcripts: Sequence[Transcript],
     *,
+    answered: Sequence[str],
     segment_ids: Sequence[str],
     oov_threshold: float,
     missing_models: Sequence[str] = (),
     unreadable_subtitles: Sequence[str] = (),
 ) -> list[Verdict]:
-    """The checks of `transcripts` on its rows."""
+    """The checks of `transcripts` on its rows; `answered` are the segments of the written table."""
     spoken = [transcript for transcript in transcripts if transcript.text]
     empty = 1 - len(spoken) / len(transcripts) if transcripts else 1.0
     oov = sum(t.oov_rate for t in spoken) / len(spoken) if spoken else 0.0
-    answered = [transcript.segment_id for transcript in transcripts]
     return [
         TRANSCRIPTS.verdict(
             "every_segment_answered",
-            answered == list(segment_ids),
+            sorted(answered) == sorted(set(segment_ids)),
             value=len(answered),
             threshold=len(segment_ids),
         ),
@@ -231,6 +246,40 @@ def summary(transcripts: Sequence[Transcript]) -> dict[str, MetadataValue]:
     }
 
 
+def _best_fitting(
+    store: CorpusStore, listed: Sequence[Mapping[str, str]], kind: str, language: str
+) -> Path | None:
+    """The subtitles of that kind whose language fits best: the same, else the same but for the
+    region."""
+    wanted = language.lower()
+    fitting = [
+        (entry["language"].lower() != wanted, entry["language"], entry["path"])
+        for entry in listed
+        if entry["kind"] == kind and entry["language"].lower().split("-")[0] == wanted.split("-")[0]
+    ]
+    return store.root / min(fitting)[2] if fitting else None
+
+
+def _forget_what_lacks_a_model(
+    store: CorpusStore, settings: TranscriptionSettings, video_id: str
+) -> None:
+    known = read_result(store, TRANSCRIPTS.name, video_id)
+    missing = json.loads(str(known.metadata.get("models_missing", "[]"))) if known else []
+    for model in missing:
+        if model not in (settings.whisper_model, settings.whisper_hp_model):
+            continue
+        try:
+            _weights(store, settings, model)
+        except TranscriptionError as error:
+            _log.info("The transcripts of %s stay as they are: %s", video_id, error)
+        else:
+            forget(store, TRANSCRIPTS.name, video_id)
+
+
+def _weights(store: CorpusStore, settings: TranscriptionSettings, model: str) -> Path:
+    return find_weights(model, settings.engine, settings.model_dir, store.root / "cache/whisper")
+
+
 class _Cascade:
     """One video's sources of text, each opened when the first clip needs it."""
 
@@ -240,6 +289,8 @@ class _Cascade:
         settings: TranscriptionSettings,
         video_id: str,
         language: str,
+        manual: Path | None,
+        automatic: Path | None,
     ) -> None:
         self._store = store
         self._settings = settings
@@ -248,9 +299,6 @@ class _Cascade:
         self._weights: dict[str, Path] = {}
         self.missing_models: dict[str, TranscriptionError] = {}
         self.unreadable_subtitles: list[str] = []
-        listed = read_json(store.raw_provenance(video_id))["subtitles"]
-        manual = self._subtitles(listed, "manual") if settings.use_subtitles else None
-        automatic = self._subtitles(listed, "automatic")
         self._cues = self._read(subtitles.read_cues, manual)
         self._words = self._read(subtitles.words, automatic)
 
@@ -348,27 +396,12 @@ class _Cascade:
     def _find_weights(self, model: str) -> Path | None:
         """The weights of a model; one that cannot be had is asked for once a video."""
         if model not in self._weights and model not in self.missing_models:
-            settings = self._settings
             try:
-                self._weights[model] = find_weights(
-                    model, settings.engine, settings.model_dir, self._store.root / "cache/whisper"
-                )
+                self._weights[model] = _weights(self._store, self._settings, model)
             except TranscriptionError as error:
                 _log.warning("%s", error)
                 self.missing_models[model] = error
         return self._weights.get(model)
-
-    def _subtitles(self, listed: Sequence[Mapping[str, str]], kind: str) -> Path | None:
-        """The file of that kind whose language fits best: the same, else the same but for the
-        region."""
-        wanted = self._language.lower()
-        fitting = [
-            (entry["language"].lower() != wanted, entry["language"], entry["path"])
-            for entry in listed
-            if entry["kind"] == kind
-            and entry["language"].lower().split("-")[0] == wanted.split("-")[0]
-        ]
-        return self._store.root / min(fitting)[2] if fitting else None
 
     def _read(self, read: Callable[[Path], list[T]], path: Path | None) -> list[T]:
         if path is None:
@@ -390,7 +423,8 @@ class _Memory:
             whole = path.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]  # a killed run may leave half a line
             os.truncate(path, len(whole))
-            for line in whole.decode().splitlines():
+            # Not splitlines(), which also splits at U+2028 and its like, as a text may hold them.
+            for line in whole.decode().split("\n")[:-1]:
                 entry = json.loads(line)
                 self._known[entry["key"]] = Recognised(**entry["heard"])
 

@@ -100,7 +100,8 @@ class Corpus:
         store = self.store
         write_json(store.video("video"), {"row": {"video_id": "video", "language": self.language}})
         write_json(store.raw_provenance("video"), {"subtitles": self.subtitles})
-        self._record("raw_audio", store.raw_provenance("video"))
+        written = [store.root / entry["path"] for entry in self.subtitles]
+        self._record("raw_audio", store.raw_provenance("video"), *written)
         folder = store.segments_dir("video", "0" * 64)
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
@@ -121,14 +122,14 @@ class Corpus:
         pq.write_table(pa.Table.from_pylist(rows), store.segments_table("video"))
         self._record("segments", store.segments_table("video"))
 
-    def _record(self, asset: str, path: Path) -> None:
+    def _record(self, asset: str, *paths: Path) -> None:
         stage = Stage(asset, "1", (CheckSpec("made", "error", ""),))
         run_stage(
             self.store,
             stage,
             "video",
-            inputs={"sha256": sha256(path.read_bytes()).hexdigest()},
-            build=lambda _: Outcome(path, [path], [stage.verdict("made", True)], {}),
+            inputs={path.name: sha256(path.read_bytes()).hexdigest() for path in paths},
+            build=lambda _: Outcome(paths[0], paths, [stage.verdict("made", True)], {}),
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from xtts_core.errors import TranscriptionError, UpstreamError
 from xtts_core.settings import DatasetSettings, TranscriptionSettings
-from xtts_core.stage import StageResult
+from xtts_core.stage import StageResult, require
 from xtts_core.store import CorpusStore
 from xtts_core.text import normalize
 from xtts_core.transcription import asr
@@ -106,7 +106,9 @@ def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
 
     first = result.uri.read_bytes()
     kept = cidade.store.root / "cache/transcripts/video.jsonl"
-    kept.write_bytes(kept.read_bytes() + b'{"key": "half a line')
+    separators = '{"key": "-", "heard": {"text": "um\u2028dois\x85três", "confidence": -0.1, '
+    separators += '"no_speech_prob": 0.0, "compression_ratio": 1.0}}\n'
+    kept.write_bytes(kept.read_bytes() + separators.encode() + b'{"key": "half a line')
     result.uri.unlink()
     monkeypatch.setattr(asr, "load_recogniser", lambda *_: pytest.fail("a clip was heard again"))
     again = make_transcripts(cidade.store, _settings(), "video")
@@ -128,6 +130,27 @@ def test_a_doubtful_clip_keeps_its_text_where_the_larger_model_is_missing(
     assert not missing.passed
     assert missing.severity == "warn"
     assert "'medium' cannot be had" in missing.description
+
+
+def test_what_lacks_a_model_is_made_again_once_the_model_is_there(
+    corpus: Make, truth: Truth, whisper_cache: Path, tmp_path: Path
+) -> None:
+    feira = corpus("feira-dora")
+    feira.cut(_clip(truth("feira-dora")[8]))
+    settings = _settings(
+        oov_threshold=0.01, whisper_hp_model="large", model_dir=str(tmp_path / "models")
+    )
+    first = make_transcripts(feira.store, settings, "video")
+    assert not _checks(first)["models_available"]
+    assert make_transcripts(feira.store, settings, "video").skipped
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/large").symlink_to(whisper_cache / "faster-whisper-base")
+    again = make_transcripts(feira.store, settings, "video")
+    assert not again.skipped
+    assert _checks(again)["models_available"]
+    assert _rows(again)[0]["model"] == "large"
+    assert make_transcripts(feira.store, settings, "video").skipped
 
 
 def test_a_doubtful_clip_is_heard_by_the_larger_model(
@@ -241,6 +264,24 @@ def test_equal_inputs_are_not_transcribed_again(
     assert again.data_version == first.data_version
 
 
+@pytest.mark.parametrize(("tag", "skipped"), [("pt-BR", False), ("en", True)])
+def test_only_subtitles_that_are_used_count(
+    corpus: Make, truth: Truth, demo: Path, no_recogniser: None, tag: str, skipped: bool
+) -> None:
+    feira = corpus("feira-dora")
+    feira.add_subtitles("manual", "pt-BR", (demo / "feira-dora.pt-BR.vtt").read_bytes())
+    feira.cut(_clip(truth("feira-dora")[0]))
+    make_transcripts(feira.store, _settings(), "video")
+    feira.subtitles = [entry for entry in feira.subtitles if entry["language"] != tag]
+    text = (demo / "feira-dora.pt-BR.vtt").read_text(encoding="utf-8")
+    feira.add_subtitles("manual", tag, text + "\n01:20.000 --> 01:21.000\nFim.\n")
+    feira.cut(_clip(truth("feira-dora")[0]))
+    with pytest.raises(UpstreamError, match="transcripts of video belongs to an earlier raw_audio"):
+        require(feira.store, "transcripts", "video")
+    assert make_transcripts(feira.store, _settings(), "video").skipped is skipped
+    require(feira.store, "transcripts", "video")
+
+
 def test_segments_come_first(tmp_path: Path) -> None:
     with pytest.raises(UpstreamError, match="segments of video has not been made"):
         make_transcripts(CorpusStore(tmp_path), DatasetSettings(), "video")
@@ -256,7 +297,13 @@ def _transcript(number: int, text: str, oov: float = 0.0, **changes: Any) -> Tra
 def test_the_checks_tell_what_is_wrong() -> None:
     found = [_transcript(1, "um dois", 0.5), _transcript(2, "")]
     results = {
-        v.check: v for v in verdicts(found, segment_ids=["v_00001", "v_00002"], oov_threshold=0.15)
+        v.check: v
+        for v in verdicts(
+            found,
+            answered=["v_00001", "v_00002"],
+            segment_ids=["v_00001", "v_00002"],
+            oov_threshold=0.15,
+        )
     }
     assert results["every_segment_answered"].passed
     assert results["has_text"].passed
@@ -267,12 +314,17 @@ def test_the_checks_tell_what_is_wrong() -> None:
 
 
 def test_a_video_without_any_text_is_blocked() -> None:
-    results = verdicts([_transcript(1, "")], segment_ids=["v_00001"], oov_threshold=0.15)
+    results = verdicts(
+        [_transcript(1, "")], answered=["v_00001"], segment_ids=["v_00001"], oov_threshold=0.15
+    )
     assert {verdict.check for verdict in results if verdict.blocks} == {"has_text"}
 
 
-def test_a_segment_without_a_row_is_blocked() -> None:
-    results = verdicts([_transcript(1, "um")], segment_ids=["a", "b"], oov_threshold=0.15)
+@pytest.mark.parametrize("answered", [["a"], ["a", "a"], ["a", "b", "b"], ["a", "c"]])
+def test_a_segment_without_exactly_one_written_row_is_blocked(answered: list[str]) -> None:
+    results = verdicts(
+        [_transcript(1, "um")], answered=answered, segment_ids=["a", "b"], oov_threshold=0.15
+    )
     assert {v.check for v in results if v.blocks} == {"every_segment_answered"}
 
 
