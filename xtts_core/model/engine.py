@@ -44,6 +44,9 @@ SLOWEST_CHARACTERS_PER_S = 4.0
 LONGEST_PAUSES_S = 2.0
 """A sentence may last its characters at the slowest pace and these pauses; XTTS sometimes misses
 its stop token and babbles on (coqui-ai/TTS#4172, idiap/coqui-ai-TTS#514)."""
+FASTEST_CHARACTERS_PER_S = 40.0
+"""More than twice as fast as people speak: before its characters have passed at this pace a
+sentence cannot be over, and a stop token is not drawn."""
 VOCODER_CONTEXT_FRAMES = 13
 """How far the public vocoder looks on either side of a frame of 256 samples."""
 
@@ -59,6 +62,7 @@ class Sampling:
         speed: above 1 faster, below 1 slower; the pitch stays.
         seed: the same seed, text, voice and model give the same audio; None draws one.
         max_audio_tokens: the most codes (46 ms each) of one sentence; None: by its length.
+        min_audio_tokens: the fewest codes before a stop; None: by its length, 0: as coqui-tts.
     """
 
     temperature: float = 0.75
@@ -68,6 +72,7 @@ class Sampling:
     speed: float = 1.0
     seed: int | None = None
     max_audio_tokens: int | None = None
+    min_audio_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,7 @@ class Engine:
                 self._tokenizer.encode(sentence, language),
                 latents.gpt_cond.to(model.device),
                 sampling,
+                at_least=_fewest_codes(sentence, sampling),
                 limit=_code_limit(sentence, sampling, model.gpt.max_gen_mel_tokens),
                 generator=generator,
             )
@@ -286,6 +292,12 @@ def _checked(clip: FloatArray, number: int) -> Tensor:
     return torch.from_numpy(clip.astype(np.float32)).clamp(-1, 1)[None]
 
 
+def _fewest_codes(sentence: str, sampling: Sampling) -> int:
+    if sampling.min_audio_tokens is not None:
+        return sampling.min_audio_tokens
+    return math.floor(len(sentence) / FASTEST_CHARACTERS_PER_S * _CODES_PER_S)
+
+
 def _code_limit(sentence: str, sampling: Sampling, model_limit: int) -> int:
     if sampling.max_audio_tokens is not None:
         return min(sampling.max_audio_tokens, model_limit)
@@ -299,10 +311,12 @@ def _decode(
     gpt_cond: Tensor,
     sampling: Sampling,
     *,
+    at_least: int,
     limit: int,
     generator: torch.Generator,
 ) -> Iterator[Tensor]:
-    """Draw codes until the stop code or the limit; yields the latent of each, [1, 1, channels].
+    """Draw codes until the stop code, which does not come before `at_least` others, or the limit;
+    yields the latent of each, [1, 1, channels].
 
     The order of the steps and the fake prefix (token 1 and the start token count as already
     spoken in the repetition penalty) are those of coqui-tts's `GPT.generate`, so equal seeds give
@@ -326,7 +340,10 @@ def _decode(
         step = gpt.gpt(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
         cache = step.past_key_values
         latent = gpt.final_norm(step.last_hidden_state[:, -1:])
-        code = draw(spoken, gpt.mel_head(latent[:, 0]))
+        logits = gpt.mel_head(latent[:, 0])
+        if position <= at_least:
+            logits[:, gpt.stop_audio_token] = -math.inf
+        code = draw(spoken, logits)
         yield latent
         if code.item() == gpt.stop_audio_token:
             return

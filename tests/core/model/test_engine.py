@@ -82,7 +82,8 @@ def test_the_engine_speaks_what_coqui_speaks_with_the_same_seed(
             repetition_penalty=10.0,
             speed=speed,
         )["wav"]
-        ours = engine.synthesize(TEXT, "pt", voice, Sampling(seed=seed, speed=speed))
+        sampling = Sampling(seed=seed, speed=speed, min_audio_tokens=0)
+        ours = engine.synthesize(TEXT, "pt", voice, sampling)
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
@@ -162,6 +163,17 @@ def test_a_model_that_never_stops_is_ended_by_the_length_of_the_text(
     longer = engine.synthesize(TEXT, "pt", voice, Sampling(seed=1))
     assert len(short) / RATE_HZ == pytest.approx(2 + 18 / 4, abs=0.1)
     assert len(longer) / RATE_HZ == pytest.approx(2 + len(TEXT) / 4, abs=0.1)
+
+
+def test_a_model_that_stops_at_once_speaks_for_as_long_as_its_text_takes_at_the_least(
+    tiny_dir: Path, voice: Latents
+) -> None:
+    engine = Engine.load(tiny_dir, EngineSettings(device="cpu"))
+    gpt = engine._model.gpt
+    with torch.no_grad():
+        gpt.mel_head.bias[gpt.stop_audio_token] = 1e4
+    audio = engine.synthesize(TEXT, "pt", voice, Sampling(seed=1))
+    assert len(audio) / RATE_HZ == pytest.approx(len(TEXT) / 40, abs=0.1)
 
 
 def test_calls_from_several_threads_do_not_disturb_each_other(
