@@ -209,7 +209,8 @@ def stack(
                 stderr=subprocess.STDOUT,
             )
             running.callback(process.wait)
-            running.callback(process.terminate)
+            # Dagster takes SIGTERM as SIGINT, which programs started in the background ignore.
+            running.callback(process.kill)
             probe = here(service["healthcheck"]["test"][1:], local)
             while subprocess.run(
                 probe, cwd=home, env=environment, capture_output=True, check=False
