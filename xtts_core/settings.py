@@ -68,7 +68,8 @@ class AudioSettings(_Section):
 
 class VadSettings(_Section):
     enabled: bool = True
-    engine: Literal["webrtc"] = "webrtc"
+    engine: Literal["silero", "webrtc"] = "silero"
+    threshold: float = Field(0.5, ge=0.05, le=0.95)
     aggressiveness: int = Field(2, ge=0, le=3)
     floor_dbfs: float = Field(-40.0, lt=0)
     frame_samples: int = Field(512, ge=128)

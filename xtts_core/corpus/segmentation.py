@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from xtts_core.corpus.vad import Envelope, Region
 from xtts_core.settings import MAX_CLIP_SAMPLES, SAMPLE_RATE_HZ, SegmentationSettings
@@ -27,6 +28,14 @@ SHORT_WORTH = 0.5
 share of the short ones is kept."""
 CLIP_COST_S = 0.25
 """What each clip costs, so that among equals fewer and longer clips win."""
+SENTENCE_PAUSE_S = 0.6
+PHRASE_COST_S = 2.0
+"""What a cut in the shortest of pauses costs, falling to nothing at the length of pause from which
+a sentence has ended, so that sentence ends are cut before phrase ends. (In seconds of speech.)"""
+CUE_REACH_S = 0.3
+CUE_WORTH_S = 1.0
+"""A pause within this distance of the end of a subtitle cue is worth this much more than another:
+the people who write them end cues with sentences, a little early or late."""
 FORCED_SEARCH_S = 1.0
 """How far around an even division a forced cut looks for the quietest frame."""
 
@@ -68,27 +77,34 @@ def longest_speech(settings: SegmentationSettings) -> int:
 
 
 def segment(
-    regions: Sequence[Region], envelope: Envelope, settings: SegmentationSettings
+    regions: Sequence[Region],
+    envelope: Envelope,
+    settings: SegmentationSettings,
+    cue_ends: Sequence[int] = (),
 ) -> tuple[list[Segment], list[Segment]]:
     """Cut regions of speech (in order, not overlapping) into clips, in order.
 
     Gives the clips, and the whole short utterances that `short_share` has no room for.
+
+    Args:
+        cue_ends: where the cues of subtitles end, in samples: hints for the ends of sentences.
 
     A region that is too long for a clip is cut into even pieces at quiet frames, each marked
     `forced` and overlapping the next by `forced_overlap_s`.
     """
     longest = longest_speech(settings)
     bounds = _pause_points(regions, envelope)
+    costs = _cut_costs(regions, np.sort(np.asarray(cue_ends, np.int64)))
     clips: list[Segment] = []
     fitting: list[int] = []
     for index, region in enumerate(regions):
         if region.samples <= longest:
             fitting.append(index)
             continue
-        clips += _join(fitting, regions, bounds, settings)
+        clips += _join(fitting, regions, bounds, costs, settings)
         fitting = []
         clips += _forced(region, envelope, settings, bounds[index], bounds[index + 1])
-    clips += _join(fitting, regions, bounds, settings)
+    clips += _join(fitting, regions, bounds, costs, settings)
     return _with_short_share(clips, settings)
 
 
@@ -104,10 +120,23 @@ def _pause_points(regions: Sequence[Region], envelope: Envelope) -> list[int]:
     return [0, *inner, envelope.n_samples]
 
 
+def _cut_costs(regions: Sequence[Region], cue_ends: npt.NDArray[np.int64]) -> list[float]:
+    """What a cut in the pause after each region but the last costs, in seconds of speech."""
+    reach = _samples(CUE_REACH_S)
+    costs = []
+    for before, after in pairwise(regions):
+        pause_s = (after.start - before.end) / SAMPLE_RATE_HZ
+        cost = PHRASE_COST_S * max(0.0, 1 - pause_s / SENTENCE_PAUSE_S)
+        first, last = np.searchsorted(cue_ends, (before.end - reach, after.start + reach))
+        costs.append(cost - CUE_WORTH_S * (last > first))
+    return costs
+
+
 def _join(
     indices: Sequence[int],
     regions: Sequence[Region],
     bounds: Sequence[int],
+    costs: Sequence[float],
     settings: SegmentationSettings,
 ) -> list[Segment]:
     """The division of neighbouring regions into clips that is worth most (dynamic programming)."""
@@ -121,7 +150,8 @@ def _join(
             if clip.samples > longest_clip(settings) or too_far:
                 break
             speech = sum(regions[index].samples for index in indices[first:stop])
-            options.append((best[first] + _worth(clip, speech, settings), first))
+            cut_cost = costs[indices[first] - 1] if first else 0.0
+            options.append((best[first] + _worth(clip, speech, settings) - cut_cost, first))
         value, first = max(options)
         best.append(value)
         choice.append(first)
@@ -202,9 +232,9 @@ def _forced(
 def _with_short_share(
     clips: Sequence[Segment], settings: SegmentationSettings
 ) -> tuple[list[Segment], list[Segment]]:
-    """Without the clips under `short_min_s`, and with as many under `min_s` as the share allows:
-    the longest of them, and one at least, so that a video of one short sentence gives it. Second,
-    those that the share dropped."""
+    """Without the clips under `short_min_s`, and with as many under `min_s` as the share allows,
+    rounded up to a whole clip: the longest of them, and one at least, so that a video of one short
+    sentence gives it. Second, those that the share dropped."""
     minimum = _samples(settings.min_s)
     preferred = [clip for clip in clips if clip.samples >= minimum or clip.cut == "forced"]
     short = [
@@ -214,8 +244,8 @@ def _with_short_share(
     ]
     share = settings.short_share
     unforced = sum(clip.cut == "pause" for clip in preferred)
-    room = len(short) if share == 1 else math.floor(share / (1 - share) * unforced + 1e-9)
-    if share > 0 and unforced == 0:
+    room = len(short) if share == 1 else math.ceil(share / (1 - share) * unforced - 1e-9)
+    if share > 0:
         room = max(room, 1)
     longest_first = sorted(short, key=lambda clip: (-clip.samples, clip.start))
     kept, dropped = longest_first[:room], longest_first[room:]

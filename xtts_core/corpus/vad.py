@@ -1,28 +1,41 @@
-"""Where somebody speaks: webrtcvad and the level, in a stream.
+"""Where somebody speaks: Silero or webrtcvad, and the level, in a stream.
 
-webrtcvad takes 8, 16, 32 or 48 kHz in frames of 10, 20 or 30 ms, so it judges a 16 kHz view of
-the audio in frames of 10 ms. The level is measured on frames of `vad.frame_samples` samples of
-the 22 050 Hz file itself, which are also the grid of everything found: a frame's voice flag is
-webrtcvad's at the middle of the frame. webrtcvad takes most music for speech
-(ROC-AUC 0.73 on mixed domains: silero-vad wiki, Quality-Metrics).
+Both engines judge a 16 kHz view of the audio. Silero gives the probability of speech in each
+32 ms; it is the ONNX model that faster-whisper carries, run by onnxruntime, about 700 times real
+time here. webrtcvad says yes or no to each 10 ms, several times faster, and takes most music for
+speech (ROC-AUC on mixed domains 0.73 against 0.96: silero-vad wiki, Quality-Metrics). The level
+is measured on frames of `vad.frame_samples` samples of the 22 050 Hz file itself, which are also
+the grid of everything found with webrtcvad: a frame takes the judgement at its middle.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from xtts_core.corpus.levels import FULL_SCALE, SILENCE_DBFS
+from xtts_core.errors import SettingsError
 from xtts_core.settings import SAMPLE_RATE_HZ, VadSettings
 from xtts_core.stage import Progress, silent
 
 VAD_RATE_HZ = 16_000
-VAD_FRAME = 160
+WEBRTC_STEP = 160
 """10 ms at 16 kHz: the finest that webrtcvad takes."""
+SILERO_STEP = 512
+SILERO_CONTEXT = 64
+"""Silero judges 512 samples at 16 kHz, and sees the 64 before them."""
+
+SILERO_RELEASE = 0.15
+SILERO_PAD_S = 0.03
+"""A region ends where the probability falls this far below `vad.threshold`, and reaches this much
+further on both sides (silero-vad's get_speech_timestamps: neg_threshold, speech_pad_ms)."""
 
 NOISE_PERCENTILE = 10
 NOISE_REACH_S = 5
@@ -31,34 +44,35 @@ pauses for a tenth of the time (minimum statistics, Martin 2001, use a few secon
 SEED_OVER_NOISE_DB = 12.0
 EXTENT_OVER_NOISE_DB = 4.0
 EXTENT_UNDER_FLOOR_DB = 5.0
-"""Hysteresis: a region needs a voiced frame over the floor and 12 dB over the background; it
-reaches as far as the lower thresholds hold, so that weak first and last sounds belong to it."""
-MIN_DIP_S = 0.15
-"""The shortest gap that a region which is too long may be split at; the closure of a stop
-consonant is shorter (about 0.1 s)."""
-MIN_VOICE_S = 0.1
-"""Shorter sounds are clicks; the shortest syllables take about 0.1 s."""
-
-
+"""Hysteresis with webrtcvad: a region needs a voiced frame over the floor and 12 dB over the
+background; it reaches as far as the lower thresholds hold, so that weak first and last sounds
+belong to it."""
 STEADY_DB = 3.0
 STEADY_FROM_S = 1.0
-"""A region of a second and more whose levels spread by less than this (standard deviation) is
-noise: syllables make speech rise and fall by 5 dB and more, also at a low signal-to-noise
-ratio, while noise stays within 1.5 dB (both measured on the demo recordings)."""
+"""With webrtcvad a region of a second and more whose levels spread by less than this (standard
+deviation) is noise: syllables make speech rise and fall by 5 dB and more, also at a low
+signal-to-noise ratio, while noise stays within 1.5 dB (both measured on the demo recordings)."""
+MIN_DIP_S = 0.15
+"""The shortest gap that a region which is too long may be cut at; the closure of a stop
+consonant is shorter (about 0.1 s)."""
+MIN_VOICE_S = {"silero": 0.25, "webrtc": 0.1}
+"""Shorter sounds are clicks, chords and coughs (silero-vad's min_speech_duration_ms; the shortest
+syllables take about 0.1 s)."""
 
 
 @dataclass(frozen=True)
 class Envelope:
     """A file seen frame by frame (`frame_samples` each; the last one may be shorter).
 
-    About 22 kB a minute, the only thing that grows with a recording.
+    `speech` is the probability that a frame is speech; webrtcvad's is 0 or 1. About 31 kB a
+    minute, the only thing that grows with a recording.
     """
 
     frame_samples: int
     n_samples: int
     level_dbfs: npt.NDArray[np.float32]
     peak: npt.NDArray[np.int32]
-    voiced: npt.NDArray[np.bool_]
+    speech: npt.NDArray[np.float32]
 
     def frames(self, start: int, end: int) -> slice:
         """The frames whose middle lies in samples `start` to `end`."""
@@ -84,20 +98,20 @@ def measure(path: Path, settings: VadSettings, progress: Progress = silent) -> E
     """Read a 22 050 Hz mono 16-bit WAV once, `chunk_s` at a time (the result does not depend on
     `chunk_s`).
 
-    With `enabled: false` nothing is asked of webrtcvad, and every frame counts as voiced.
+    With `enabled: false` no engine is asked, and every frame counts as speech.
     """
     import soundfile as sf
 
     frame = settings.frame_samples
     levels: list[npt.NDArray[np.float32]] = []
     peaks: list[npt.NDArray[np.int32]] = []
-    judge = _WebRtc(settings.aggressiveness)
+    judge = _Judge(_engine(settings)) if settings.enabled else None
     with sf.SoundFile(path) as wav:
         n_samples = wav.frames
         block = max(1, round(settings.chunk_s * SAMPLE_RATE_HZ / frame)) * frame
         done = 0
         while len(samples := wav.read(block, dtype="int16")):
-            if settings.enabled:
+            if judge is not None:
                 judge.feed(samples)
             level, peak = _levels(samples, frame)
             levels.append(level)
@@ -105,18 +119,15 @@ def measure(path: Path, settings: VadSettings, progress: Progress = silent) -> E
             done += len(samples)
             progress(done / SAMPLE_RATE_HZ, n_samples / SAMPLE_RATE_HZ, "s")
     level_dbfs = np.concatenate(levels) if levels else np.zeros(0, np.float32)
-    voiced = np.ones(len(level_dbfs), np.bool_)
-    if settings.enabled and n_samples:
-        flags = judge.finish()
-        middle_s = (np.arange(len(level_dbfs)) + 0.5) * frame / SAMPLE_RATE_HZ
-        index = np.minimum((middle_s * VAD_RATE_HZ / VAD_FRAME).astype(int), len(flags) - 1)
-        voiced = flags[index]
+    speech = np.ones(len(level_dbfs), np.float32)
+    if judge is not None and n_samples:
+        speech = judge.at((np.arange(len(level_dbfs)) + 0.5) * frame / SAMPLE_RATE_HZ)
     return Envelope(
         frame_samples=frame,
         n_samples=n_samples,
         level_dbfs=level_dbfs,
         peak=np.concatenate(peaks) if peaks else np.zeros(0, np.int32),
-        voiced=voiced,
+        speech=speech,
     )
 
 
@@ -124,98 +135,193 @@ def voice_regions(envelope: Envelope, settings: VadSettings, longest: int) -> li
     """The stretches of speech, in order.
 
     They lie at least `min_silence_s` apart, except that one of more than `longest` samples is
-    split at its widest gaps, as far as it has any of `MIN_DIP_S`.
+    given in pieces: it is divided at every gap of `MIN_DIP_S`.
     """
     if envelope.n_samples == 0:
         return []
     if not settings.enabled:
         return [Region(0, envelope.n_samples)]
+    stretches = _STRETCHES[settings.engine](envelope, settings)
+    regions: list[Region] = []
+    for cluster in _clusters(stretches, settings.min_silence_s):
+        whole = Region(cluster[0].start, cluster[-1].end)
+        if not _lives(envelope, whole, settings):
+            continue
+        if whole.samples <= longest:
+            regions.append(whole)
+        else:
+            pieces = _clusters(cluster, MIN_DIP_S)
+            regions += [Region(piece[0].start, piece[-1].end) for piece in pieces]
+    return regions
+
+
+def _clusters(stretches: list[Region], gap_s: float) -> list[list[Region]]:
+    """Stretches that lie less than `gap_s` apart, together."""
     clusters: list[list[Region]] = []
-    for stretch in _stretches(envelope, settings):
-        near = settings.min_silence_s * SAMPLE_RATE_HZ
-        if clusters and stretch.start - clusters[-1][-1].end < near:
+    for stretch in stretches:
+        if clusters and stretch.start - clusters[-1][-1].end < gap_s * SAMPLE_RATE_HZ:
             clusters[-1].append(stretch)
         else:
             clusters.append([stretch])
-    regions = [region for cluster in clusters for region in _fitted(cluster, longest)]
-    return [region for region in regions if _lives(envelope, region)]
+    return clusters
 
 
-def _lives(envelope: Envelope, region: Region) -> bool:
+def _lives(envelope: Envelope, region: Region, settings: VadSettings) -> bool:
     duration_s = region.samples / SAMPLE_RATE_HZ
-    if duration_s < STEADY_FROM_S:
-        return duration_s >= MIN_VOICE_S
+    if duration_s < STEADY_FROM_S or settings.engine == "silero":
+        return duration_s >= MIN_VOICE_S[settings.engine]
     levels = envelope.level_dbfs[envelope.frames(region.start, region.end)]
     return float(levels.std()) >= STEADY_DB
 
 
-def _stretches(envelope: Envelope, settings: VadSettings) -> list[Region]:
+def _silero_stretches(envelope: Envelope, settings: VadSettings) -> list[Region]:
+    floor = envelope.level_dbfs >= settings.floor_dbfs
+    seed = (envelope.speech >= settings.threshold) & floor
+    extent = envelope.speech >= max(settings.threshold - SILERO_RELEASE, 0.01)
+    pad = round(SILERO_PAD_S * SAMPLE_RATE_HZ)
+    return [
+        Region(max(0, stretch.start - pad), min(envelope.n_samples, stretch.end + pad))
+        for stretch in _seeded(envelope, seed, extent)
+    ]
+
+
+def _webrtc_stretches(envelope: Envelope, settings: VadSettings) -> list[Region]:
     noise = _background(envelope)
     level = envelope.level_dbfs
     floor = settings.floor_dbfs
     extent = level >= np.maximum(floor - EXTENT_UNDER_FLOOR_DB, noise + EXTENT_OVER_NOISE_DB)
-    seed = envelope.voiced & (level >= np.maximum(floor, noise + SEED_OVER_NOISE_DB))
+    seed = (envelope.speech > 0) & (level >= np.maximum(floor, noise + SEED_OVER_NOISE_DB))
+    return list(_seeded(envelope, seed, extent))
+
+
+_STRETCHES = {"silero": _silero_stretches, "webrtc": _webrtc_stretches}
+
+
+def _seeded(
+    envelope: Envelope, seed: npt.NDArray[np.bool_], extent: npt.NDArray[np.bool_]
+) -> Iterator[Region]:
+    """The stretches of `extent` that hold a frame of `seed`."""
     seeds_before = np.concatenate(([0], np.cumsum(seed)))
     frame = envelope.frame_samples
-    return [
-        Region(first * frame, min(last * frame, envelope.n_samples))
-        for first, last in _runs(extent)
-        if seeds_before[last] > seeds_before[first]
-    ]
+    for first, last in _runs(extent):
+        if seeds_before[last] > seeds_before[first]:
+            yield Region(first * frame, min(last * frame, envelope.n_samples))
 
 
-def _fitted(cluster: list[Region], longest: int) -> list[Region]:
-    """The cluster whole, or split at its widest gaps, the first of equal ones before the others."""
-    gaps = np.array([after.start - before.end for before, after in pairwise(cluster)])
-    fitted: list[Region] = []
-    waiting = [(0, len(cluster) - 1)]
-    while waiting:
-        first, last = waiting.pop()
-        whole = Region(cluster[first].start, cluster[last].end)
-        inner = gaps[first:last]
-        if whole.samples <= longest or inner.max(initial=0) < MIN_DIP_S * SAMPLE_RATE_HZ:
-            fitted.append(whole)
-            continue
-        widest = first + int(inner.argmax())
-        waiting += [(widest + 1, last), (first, widest)]
-    return fitted
+class _Engine(Protocol):
+    """Judges whole steps of `step` samples at 16 kHz, in order."""
+
+    step: int
+
+    def judge(self, view: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The probability of speech in each step of `view`, samples at the scale of 16 bits."""
+        ...
+
+
+def _engine(settings: VadSettings) -> _Engine:
+    return _Silero() if settings.engine == "silero" else _WebRtc(settings.aggressiveness)
 
 
 class _WebRtc:
-    """webrtcvad over a stream of 22 050 Hz samples."""
+    step = WEBRTC_STEP
 
     def __init__(self, aggressiveness: int) -> None:
-        import soxr
         import webrtcvad
 
         self._vad = webrtcvad.Vad(aggressiveness)
-        # In int16 soxr would dither, and the flags would depend on the size of the chunks.
+
+    def judge(self, view: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        limited = np.clip(np.rint(view), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        data = limited.tobytes()
+        size = WEBRTC_STEP * limited.itemsize
+        is_speech = self._vad.is_speech
+        return np.fromiter(
+            (is_speech(data[at : at + size], VAD_RATE_HZ) for at in range(0, len(data), size)),
+            np.float32,
+            len(view) // WEBRTC_STEP,
+        )
+
+
+class _Silero:
+    step = SILERO_STEP
+
+    def __init__(self) -> None:
+        self._session = _silero_session()
+        self._state: list[npt.NDArray[np.float32]] = [np.zeros((1, 1, 128), np.float32)] * 2
+        self._context = np.zeros(SILERO_CONTEXT, np.float32)
+
+    def judge(self, view: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if len(view) == 0:
+            return np.zeros(0, np.float32)
+        steps = (view / np.float32(FULL_SCALE)).reshape(-1, SILERO_STEP)
+        before = np.concatenate((self._context[None], steps[:-1, -SILERO_CONTEXT:]))
+        probability, *self._state = self._session.run(
+            None,
+            {
+                "input": np.concatenate((before, steps), axis=1),
+                "h": self._state[0],
+                "c": self._state[1],
+            },
+        )
+        self._context = steps[-1, -SILERO_CONTEXT:]
+        return np.asarray(probability, np.float32).reshape(-1)
+
+
+@cache
+def _silero_session() -> Any:
+    """One thread: the steps follow one another, and two are slower than one."""
+    import onnxruntime
+
+    # Importing faster_whisper for its file would load ctranslate2 and more.
+    package = importlib.util.find_spec("faster_whisper")
+    if package is None or package.origin is None:
+        raise SettingsError(
+            "Silero's model is missing: faster-whisper carries it and is not installed",
+            where="vad.engine",
+            remedy="Install requirements.lock, or set vad.engine to webrtc",
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        str(Path(package.origin).parent / "assets" / "silero_vad_v6.onnx"),
+        sess_options=options,
+        providers=["CPUExecutionProvider"],
+    )
+
+
+class _Judge:
+    """An engine over a stream of 22 050 Hz samples."""
+
+    def __init__(self, engine: _Engine) -> None:
+        import soxr
+
+        self._engine = engine
+        # In int16 soxr would dither, and the result would depend on the size of the chunks.
         self._resampler = soxr.ResampleStream(
             SAMPLE_RATE_HZ, VAD_RATE_HZ, 1, dtype="float32", quality="MQ"
         )
-        self._rest = np.zeros(0, np.int16)
-        self._flags = bytearray()
+        self._rest = np.zeros(0, np.float32)
+        self._judged: list[npt.NDArray[np.float32]] = []
 
     def feed(self, samples: npt.NDArray[np.int16], *, last: bool = False) -> None:
         resampled = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
-        limited = np.clip(np.rint(resampled), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-        view = np.concatenate((self._rest, limited))
-        whole = len(view) // VAD_FRAME
-        data = view[: whole * VAD_FRAME].tobytes()
-        step = VAD_FRAME * 2
-        is_speech = self._vad.is_speech
-        self._flags.extend(
-            is_speech(data[at : at + step], VAD_RATE_HZ) for at in range(0, len(data), step)
-        )
-        self._rest = view[whole * VAD_FRAME :]
+        view = np.concatenate((self._rest, resampled))
+        if last and len(view) % self._engine.step:
+            view = np.pad(view, (0, self._engine.step - len(view) % self._engine.step))
+        whole = len(view) - len(view) % self._engine.step
+        self._judged.append(self._engine.judge(view[:whole]))
+        self._rest = view[whole:]
 
-    def finish(self) -> npt.NDArray[np.bool_]:
-        """One flag for every 10 ms; the last, unfinished frame is filled up with silence."""
+    def at(self, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """The judgement at each time; the last, unfinished step is filled up with silence."""
         self.feed(np.zeros(0, np.int16), last=True)
-        if len(self._rest):
-            padded = np.pad(self._rest, (0, VAD_FRAME - len(self._rest)))
-            self._flags.append(self._vad.is_speech(padded.tobytes(), VAD_RATE_HZ))
-        return np.frombuffer(bytes(self._flags), np.bool_)
+        judged = np.concatenate(self._judged)
+        index = (times_s * VAD_RATE_HZ / self._engine.step).astype(int)
+        found: npt.NDArray[np.float32] = judged[np.minimum(index, len(judged) - 1)]
+        return found
 
 
 def _levels(

@@ -21,7 +21,8 @@ def envelope_over(regions: list[Region], length: int) -> Envelope:
     level = np.full(-(-length // FRAME), -60, np.float32)
     for region in regions:
         level[region.start // FRAME : -(-region.end // FRAME)] = -20
-    return Envelope(FRAME, length, level, np.ones(len(level), np.int32), level > -40)
+    speech = (level > -40).astype(np.float32)
+    return Envelope(FRAME, length, level, np.ones(len(level), np.int32), speech)
 
 
 def laid_out(*lengths_s: float) -> list[Region]:
@@ -76,6 +77,32 @@ def test_a_cut_goes_to_the_quietest_point_of_its_pause() -> None:
     assert second.start == second.speech_start - round(0.1 * RATE)
 
 
+def test_the_end_of_a_sentence_is_cut_before_the_end_of_a_phrase() -> None:
+    for pauses in ((0.35, 0.7), (0.7, 0.35)):
+        regions = laid_out(1, 4, pauses[0], 4, pauses[1], 4)
+        first, second = cut(regions, short_share=1.0)
+        last = pauses.index(0.7)
+        assert first.speech_end == regions[last].end
+        assert second.speech_start == regions[last + 1].start
+
+
+@pytest.mark.parametrize("early_s", [-0.2, 0.2, 0.5])
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_end_of_a_cue_is_cut_before_another_pause_of_that_length(
+    last: int, early_s: float
+) -> None:
+    regions = laid_out(1, 4, 0.4, 4, 0.4, 4)
+    envelope = envelope_over(regions, regions[-1].end + RATE)
+    hint = regions[last].end - round(early_s * RATE)
+    without, _ = segment(regions, envelope, SETTINGS)
+    (first, second), _ = segment(regions, envelope, SETTINGS, [hint])
+    if early_s < 0.3:
+        assert first.speech_end == regions[last].end
+        assert second.speech_start == regions[last + 1].start
+    else:
+        assert [first, second] == without
+
+
 def test_regions_far_apart_are_not_joined() -> None:
     assert durations(cut(laid_out(1, 4, 2, 4, 2, 9), short_share=0.5)) == [4.35, 9.35]
 
@@ -83,6 +110,7 @@ def test_regions_far_apart_are_not_joined() -> None:
 def test_short_utterances_are_kept_up_to_their_share() -> None:
     lone = [length for _ in range(8) for length in (3, 9)] + [3, 2, 3, 4, 3, 3, 3, 0.4]
     assert durations(cut(laid_out(*lone))) == [9.35] * 8 + [4.35, 3.35]
+    assert durations(cut(laid_out(*lone[2:]))) == [9.35] * 7 + [4.35, 3.35]
     assert durations(cut(laid_out(*lone), short_share=0.0)) == [9.35] * 8
     assert len(cut(laid_out(*lone), short_share=1.0)) == 11
     regions = laid_out(*lone)
@@ -128,7 +156,7 @@ def test_whatever_the_speech_every_clip_keeps_the_rules(
     unforced = [clip for clip in clips if clip.cut == "pause"]
     short = [clip for clip in unforced if clip.samples < 7 * RATE]
 
-    assert len(short) <= max(1, share * len(unforced) + 1e-6)
+    assert len(short) < share * len(unforced) + 1 + 1e-6
     for clip in clips:
         assert 0 <= clip.start <= clip.speech_start < clip.speech_end <= clip.end <= length
         assert clip.samples <= min(longest_clip(settings), MAX_CLIP_SAMPLES)
