@@ -18,7 +18,12 @@ def power_dbfs(mean_square: float) -> float:
 
 def peak_dbfs(peak: int) -> float:
     """The level of the greatest magnitude of 16-bit samples."""
-    return max(SILENCE_DBFS, 20 * math.log10(peak / FULL_SCALE)) if peak > 0 else SILENCE_DBFS
+    return amplitude_dbfs(peak / FULL_SCALE)
+
+
+def amplitude_dbfs(amplitude: float) -> float:
+    """The level of an amplitude scaled to ±1."""
+    return power_dbfs(amplitude**2)
 
 
 def gain_of(db: float) -> float:
