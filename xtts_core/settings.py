@@ -111,6 +111,11 @@ class LoudnessSettings(_Section):
     peak_limit_dbfs: float = Field(-1.0, le=0)
 
 
+class SpeakerSettings(_Section):
+    engine: Literal["resemblyzer", "off"] = "resemblyzer"
+    threads: int = Field(0, ge=0)
+
+
 class TranscriptionSettings(_Section):
     engine: Literal["faster-whisper", "openai-whisper"] = "faster-whisper"
     whisper_model: str = "base"
@@ -167,6 +172,7 @@ class DatasetSettings(_Section):
     vad: VadSettings = VadSettings()
     segmentation: SegmentationSettings = SegmentationSettings()
     loudness: LoudnessSettings = LoudnessSettings()
+    speakers: SpeakerSettings = SpeakerSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()
     text: TextSettings = TextSettings()
     filters: FilterSettings = FilterSettings()

@@ -1,0 +1,339 @@
+"""Who speaks in each clip: embeddings by resemblyzer's encoder, and what they tell of its purity.
+
+The encoder is the GE2E network of Wan et al. 2018 ("Generalized End-to-End Loss for Speaker
+Verification"), whose weights lie in the package `resemblyzer`. It reads a mel spectrogram of
+40 bands (power, not its logarithm; 25 ms windows every 10 ms at 16 kHz) in windows of 1.6 s. Only
+the weights are read from the package: importing it imports librosa too, for a spectrogram that is
+made here with the same values.
+
+A clip's windows are computed once; the whole, its halves and its parts are averages of these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xtts_core.corpus.levels import FULL_SCALE, gain_of, power_dbfs
+from xtts_core.errors import ModelError
+from xtts_core.settings import SAMPLE_RATE_HZ, SpeakerSettings
+from xtts_core.stage import Progress, silent
+
+Float32 = npt.NDArray[np.float32]
+
+EMBEDDING_SIZE = 256
+OUTLIER_SIMILARITY = 0.7
+"""A clip less similar than this to the voice of most clips is somebody else's in the hint to the
+person who listed the video; what is rejected is `filters.min_speaker_similarity`'s to say."""
+
+_ENCODER_RATE_HZ = 16_000
+_FFT = 400
+_HOP = 160
+_MELS = 40
+_TARGET_DBFS = -30.0
+"""Quieter clips are made this loud, as resemblyzer does: the spectrogram is not logarithmic."""
+_WINDOW = 160
+"""Frames of 10 ms that the encoder reads at once."""
+_STEP = 40
+"""Frames between windows. Steps of 20 cost twice as much and tell the voices apart no better."""
+_APART = _WINDOW // _STEP - 1
+"""Windows left out between two parts, so that no audio counts in both."""
+_GATE = 0.3
+"""Frames that lie lower than this between the background (0) and the loud speech (1), in dB, are
+pauses. They are left out, as resemblyzer's own voice activity detection does: a window that is
+half a pause resembles no other one."""
+_BACKGROUND_PERCENTILE = 5
+_LOUD_PERCENTILE = 90
+_SMOOTHED_FRAMES = 5
+_KEPT_AROUND_FRAMES = 8
+_CENTROID_ROUNDS = 20
+_MEDOID_ROWS = 512
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class SpeakerMeasures:
+    """What the encoder says of a clip; all is None where nothing was to be measured (a silent
+    clip, or the engine `off`).
+
+    Attributes:
+        embedding: shape (256,), float32, unit length: the mean of the clip's windows.
+        halves_similarity: cosine of the two halves; None for less than two windows (2.0 s of
+            speech).
+        change_similarity: how alike the clip's most different part and its rest are: 1 minus the
+            weighted distance of `change_similarity()`. None for less than 3.2 s of speech, which
+            leaves no two windows apart.
+        speaker_similarity: cosine of the clip and `voice_of_most` of the video's clips.
+    """
+
+    embedding: Float32 | None = None
+    halves_similarity: float | None = None
+    change_similarity: float | None = None
+    speaker_similarity: float | None = None
+
+
+def measure_speakers(
+    clips: Iterable[npt.NDArray[np.int16]], settings: SpeakerSettings, progress: Progress = silent
+) -> list[SpeakerMeasures]:
+    """The measures of each clip of one video, in order.
+
+    Args:
+        clips: 22 050 Hz mono, taken one by one; only embeddings are kept (1 kB a clip).
+
+    The result depends neither on the number of threads nor on the clips before.
+
+    Raises:
+        ModelError: the encoder's weights are not installed.
+    """
+    if settings.engine == "off":
+        return [SpeakerMeasures() for _ in clips]
+    measured = []
+    with _threads(settings.threads):
+        for done, clip in enumerate(clips, 1):
+            measured.append(_measure(clip))
+            progress(done, None, "clips")
+    embeddings = [m.embedding for m in measured if m.embedding is not None]
+    if not embeddings:
+        return measured
+    voice = voice_of_most(np.stack(embeddings))
+    return [
+        m if m.embedding is None else replace(m, speaker_similarity=_cosine(m.embedding, voice))
+        for m in measured
+    ]
+
+
+def voice_of_most(embeddings: Float32) -> Float32:
+    """The voice of most rows: the unit mean of the closer half.
+
+    Args:
+        embeddings: shape (clips, 256), at least one row, each of unit length.
+
+    It starts from the row whose median similarity to all rows is the greatest, which cannot lie
+    in a minority, and takes the half nearest to the mean anew until it stays the same (least
+    trimmed squares, Rousseeuw 1984), so that another voice does not shift it.
+    """
+    centre: Float32 = embeddings[_medoid(embeddings)]
+    size = len(embeddings) // 2 + 1
+    nearest: npt.NDArray[np.intp] | None = None
+    for _ in range(_CENTROID_ROUNDS):
+        found = np.sort(np.argsort(-(embeddings @ centre), kind="stable")[:size])
+        if nearest is not None and np.array_equal(found, nearest):
+            break
+        nearest = found
+        centre = _unit(embeddings[nearest].mean(axis=0))
+    return centre
+
+
+def outlier_share(similarities: Sequence[float | None]) -> float | None:
+    """The share of clips that are not by the video's declared speaker, by their
+    `speaker_similarity`; None where no clip has one."""
+    known = [similarity for similarity in similarities if similarity is not None]
+    if not known:
+        return None
+    return sum(similarity < OUTLIER_SIMILARITY for similarity in known) / len(known)
+
+
+def change_similarity(windows: Float32) -> float | None:
+    """How alike the most different stretch of a clip and the rest of it are, at most 1.
+
+    Args:
+        windows: shape (windows, 256), each of unit length, 0.4 s from one to the next.
+
+    For every stretch, at the start, at the end or in the middle, that leaves a window apart from
+    it, the distance of the two means is 1 − cosine. A short stretch differs from the rest by its
+    words alone, so the distance is weighted by a·b/(a+b), where a and b count the 1.6 s in each
+    part: the likelihood ratio of an epidemic change of the mean (Levin and Kline 1985). Two
+    parts of 3.2 s have the weight 1. The result is 1 minus the greatest weighted distance, which
+    may pass 1 in a long clip, and None where there are no two windows apart.
+    """
+    n = len(windows)
+    sums = np.vstack([np.zeros(EMBEDDING_SIZE), np.cumsum(windows, axis=0, dtype=np.float64)])
+    greatest: float | None = None
+    for first in range(n):
+        last = np.arange(first + 1, n + 1)
+        before = max(0, first - _APART)
+        after = np.minimum(n, last + _APART)
+        inside = last - first
+        outside = before + n - after
+        kept = outside > 0
+        if not kept.any():
+            continue
+        last, after, inside, outside = last[kept], after[kept], inside[kept], outside[kept]
+        part = sums[last] - sums[first]
+        rest = sums[before] + sums[n] - sums[after]
+        cosine = (part * rest).sum(axis=1) / np.maximum(
+            np.linalg.norm(part, axis=1) * np.linalg.norm(rest, axis=1), _TINY
+        )
+        a, b = (1 + (count - 1) * _STEP / _WINDOW for count in (inside, outside))
+        distance = float((a * b / (a + b) * (1 - cosine)).max())
+        greatest = distance if greatest is None else max(greatest, distance)
+    return None if greatest is None else round(1 - greatest, 4)
+
+
+def mel_spectrogram(samples: Float32) -> Float32:
+    """The power in 40 mel bands, shape (frames, 40), of 16 kHz samples scaled to ±1.
+
+    Equal to `librosa.feature.melspectrogram` (Slaney's scale and norm, centred Hann windows) as
+    resemblyzer calls it, within float error.
+    """
+    padded = np.pad(samples, _FFT // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _FFT)[::_HOP]
+    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FFT) / _FFT)).astype(np.float32)
+    spectrum = np.fft.rfft(frames * hann, axis=1)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    mel: Float32 = power @ _mel_bands()
+    return mel
+
+
+def encode(spectrograms: Float32) -> Float32:
+    """The embeddings, shape (windows, 256) and unit length, of windows of shape (windows, 160, 40).
+
+    Raises:
+        ModelError: the encoder's weights are not installed.
+    """
+    import torch
+
+    lstm, linear = _encoder()
+    with torch.inference_mode():
+        _, (hidden, _) = lstm(torch.from_numpy(np.ascontiguousarray(spectrograms)))
+        raw = torch.relu(linear(hidden[-1]))
+        unit: Float32 = torch.nn.functional.normalize(raw, dim=1).numpy()
+    return unit
+
+
+def _measure(clip: npt.NDArray[np.int16]) -> SpeakerMeasures:
+    if not clip.any():
+        return SpeakerMeasures()
+    windows = encode(np.stack(list(_windows(_voiced(mel_spectrogram(_encoder_view(clip)))))))
+    half = len(windows) // 2
+    halves = (windows[:half], windows[len(windows) - half :])
+    return SpeakerMeasures(
+        embedding=_unit(windows.mean(axis=0)),
+        halves_similarity=_cosine(*(part.mean(axis=0) for part in halves)) if half else None,
+        change_similarity=change_similarity(windows),
+    )
+
+
+def _encoder_view(clip: npt.NDArray[np.int16]) -> Float32:
+    """16 kHz, scaled to ±1, at the level that the encoder was trained on or above it."""
+    import soxr
+
+    view: Float32 = soxr.resample(
+        clip.astype(np.float32) / FULL_SCALE, SAMPLE_RATE_HZ, _ENCODER_RATE_HZ, quality="HQ"
+    )
+    level = power_dbfs(float(np.mean(view.astype(np.float64) ** 2)))
+    return view * np.float32(gain_of(max(0.0, _TARGET_DBFS - level)))
+
+
+def _voiced(mel: Float32) -> Float32:
+    """The frames that are not pauses."""
+    level = 10 * np.log10(mel.sum(axis=1, dtype=np.float64) + _TINY)
+    level = np.convolve(level, np.full(_SMOOTHED_FRAMES, 1 / _SMOOTHED_FRAMES), "same")
+    background, loud = np.percentile(level, (_BACKGROUND_PERCENTILE, _LOUD_PERCENTILE))
+    voiced = level >= background + _GATE * (loud - background)
+    around = np.convolve(voiced, np.ones(2 * _KEPT_AROUND_FRAMES + 1), "same") > 0.5
+    return mel[around]
+
+
+def _windows(mel: Float32) -> Iterator[Float32]:
+    """At least one: what is shorter is filled up with silence."""
+    if len(mel) < _WINDOW:
+        mel = np.pad(mel, ((0, _WINDOW - len(mel)), (0, 0)))
+    for start in range(0, len(mel) - _WINDOW + 1, _STEP):
+        yield mel[start : start + _WINDOW]
+
+
+@lru_cache(maxsize=1)
+def _mel_bands() -> Float32:
+    """Slaney's triangles of equal area, shape (201, 40)."""
+    frequencies = np.linspace(0, _ENCODER_RATE_HZ / 2, _FFT // 2 + 1)
+    edges = _mel_to_hz(np.linspace(0, _hz_to_mel(_ENCODER_RATE_HZ / 2), _MELS + 2))
+    widths = np.diff(edges)
+    slopes = edges[:, None] - frequencies
+    rising = -slopes[:-2] / widths[:-1, None]
+    falling = slopes[2:] / widths[1:, None]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).T.astype(np.float32)
+
+
+_LINEAR_HZ_PER_MEL = 200 / 3
+_LOG_FROM_HZ = 1000.0
+_LOG_FROM_MEL = _LOG_FROM_HZ / _LINEAR_HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27
+
+
+def _hz_to_mel(hz: float) -> float:
+    """Of a frequency over 1 kHz (Slaney, Auditory Toolbox)."""
+    return float(_LOG_FROM_MEL + np.log(hz / _LOG_FROM_HZ) / _LOG_STEP)
+
+
+def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    logarithmic = _LOG_FROM_HZ * np.exp(_LOG_STEP * (mel - _LOG_FROM_MEL))
+    return np.where(mel < _LOG_FROM_MEL, mel * _LINEAR_HZ_PER_MEL, logarithmic)
+
+
+@lru_cache(maxsize=1)
+def _encoder() -> tuple[Any, Any]:
+    """The LSTM and the layer after it, with the package's weights."""
+    import torch
+
+    state = torch.load(_weights(), map_location="cpu", weights_only=True)["model_state"]
+    lstm = torch.nn.LSTM(_MELS, EMBEDDING_SIZE, num_layers=3, batch_first=True)
+    linear = torch.nn.Linear(EMBEDDING_SIZE, EMBEDDING_SIZE)
+    for name, module in (("lstm.", lstm), ("linear.", linear)):
+        module.load_state_dict(
+            {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+        )
+        module.eval()
+    return lstm, linear
+
+
+def _weights() -> Path:
+    package = find_spec("resemblyzer")
+    path = Path(package.origin).with_name("pretrained.pt") if package and package.origin else None
+    if path is None or not path.is_file():
+        raise ModelError(
+            "The speaker encoder's weights are missing",
+            where="the package resemblyzer",
+            remedy="Install resemblyzer 0.1.4 as the lock has it, or set speakers.engine: off",
+        )
+    return path
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    """Torch with so many threads (0: one for each core that this process may use)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _medoid(embeddings: Float32) -> int:
+    medians = [
+        np.median(embeddings[first : first + _MEDOID_ROWS] @ embeddings.T, axis=1)
+        for first in range(0, len(embeddings), _MEDOID_ROWS)
+    ]
+    return int(np.concatenate(medians).argmax())
+
+
+def _unit(vector: Float32) -> Float32:
+    unit: Float32 = vector / max(float(np.linalg.norm(vector)), _TINY)
+    return unit
+
+
+def _cosine(a: Float32, b: Float32) -> float:
+    return round(float(_unit(a) @ _unit(b)), 4)
