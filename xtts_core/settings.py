@@ -58,11 +58,15 @@ class AudioSettings(_Section):
     max_duration_s: float = Field(43_200.0, gt=0)
     silence_floor_dbfs: float = Field(-60.0, lt=0)
     max_clipping_ratio: float = Field(0.001, ge=0, le=1)
+    min_loudness_lufs: float = Field(-45.0, ge=-70)
+    max_loudness_lufs: float = Field(-6.0, le=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_duration_s >= self.max_duration_s:
             raise ValueError("min_duration_s must be below max_duration_s")
+        if self.min_loudness_lufs >= self.max_loudness_lufs:
+            raise ValueError("min_loudness_lufs must be below max_loudness_lufs")
         return self
 
 

@@ -92,7 +92,9 @@ def _mp3_duration_s(source: Path, rate_hz: int) -> float | None:
     with source.open("rb") as file:
         head = file.read(10)
         if head[:3] == b"ID3":
-            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
+            size = 0
+            for byte in head[6:]:
+                size = size << 7 | byte & 0x7F
             file.seek(10 + size)
         else:
             file.seek(0)

@@ -7,7 +7,7 @@ of the rest: FFmpeg, soxr and NumPy let go of the interpreter's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -336,7 +336,7 @@ class _Meter:
         scaled = np.clip(np.rint(block * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
         peak = int(max(scaled.max(initial=0), -scaled.min(initial=0)))
         self.n_samples += len(scaled)
-        self.energy += float(np.dot(scaled, scaled)) / FULL_SCALE**2
+        self.energy += float(np.square(scaled).sum(dtype=np.float64)) / FULL_SCALE**2
         self.peak = max(self.peak, peak)
         if peak >= CLIPPED:
             self.clipped += int(np.count_nonzero(np.abs(scaled) >= CLIPPED))
@@ -345,7 +345,7 @@ class _Meter:
         return samples
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
+def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """The items; the next one is made in a thread while the last one is used."""
     with ThreadPoolExecutor(1, "decode") as thread:
         coming = thread.submit(next, items, None)

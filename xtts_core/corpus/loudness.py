@@ -2,8 +2,8 @@
 dynamics survive.
 
 K-weighting is applied to the spectrum of each 100 ms by itself, which needs no scipy and half the
-time of pyloudnorm's filters: within 0.05 LU of pyloudnorm on clips of whole steps, and within 0.01 LU
-on minutes of speech.
+time of pyloudnorm's filters. The result is within 0.05 LU of pyloudnorm's on clips of whole steps,
+and within 0.01 LU on minutes of speech.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def _step_powers(samples: Int16) -> Float64:
     whole = len(samples) // STEP * STEP
     spectra = np.fft.rfft(samples[:whole].reshape(-1, STEP).astype(np.float64) / FULL_SCALE)
     parts = spectra.view(np.float64)
-    powers: Float64 = np.square(parts) @ _k_weights()
+    # Not a matrix product: BLAS would start threads, which cost more than they save here.
+    powers: Float64 = np.einsum("ij,j->i", np.square(parts), _k_weights())
     return powers
 
 
@@ -208,9 +209,7 @@ def _k_weights() -> Float64:
         (plus - minus * cos + slope, 2 * (minus - plus * cos), plus - minus * cos - slope),
     )
     cos, sin = _cos_sin(38)
-    high_pass = _biquad(
-        z, ((1 + cos) / 2, -(1 + cos), (1 + cos) / 2), (1 + sin, -2 * cos, 1 - sin)
-    )
+    high_pass = _biquad(z, ((1 + cos) / 2, -(1 + cos), (1 + cos) / 2), (1 + sin, -2 * cos, 1 - sin))
     # Parseval: each line but the one at 0 Hz stands for itself and its mirror image.
     weights = np.abs(shelf * high_pass) ** 2 * 2 / STEP**2
     weights[0] /= 2
