@@ -7,6 +7,8 @@ the weights are read from the package: importing it imports librosa too, for a s
 made here with the same values.
 
 A clip's windows are computed once; the whole, its halves and its parts are averages of these.
+What cannot be seen: a second voice for less than a second, two voices at once, and two people
+whose voices are alike.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from xtts_core.stage import Progress, silent
 Float32 = npt.NDArray[np.float32]
 
 EMBEDDING_SIZE = 256
-OUTLIER_SIMILARITY = 0.7
-"""A clip less similar than this to the voice of most clips is somebody else's in the hint to the
-person who listed the video; what is rejected is `filters.min_speaker_similarity`'s to say."""
+OUTLIER_SIMILARITY = 0.83
+"""A clip less similar than this to the voice of most clips counts as somebody else's: of ten voices
+one in a hundred clips of the same speaker lies below it, and of other speakers 99 in a hundred
+down to 20 dB of signal-to-noise ratio (benchmarks/corpus/speakers.py). What is rejected is for
+`filters.min_speaker_similarity` to say; this only gives a hint to whoever listed the video."""
 
 _ENCODER_RATE_HZ = 16_000
 _FFT = 400
@@ -47,10 +51,13 @@ _STEP = 40
 """Frames between windows. Steps of 20 cost twice as much and tell the voices apart no better."""
 _APART = _WINDOW // _STEP - 1
 """Windows left out between two parts, so that no audio counts in both."""
-_GATE = 0.3
+_GATE = 0.5
 """Frames that lie lower than this between the background (0) and the loud speech (1), in dB, are
 pauses. They are left out, as resemblyzer's own voice activity detection does: a window that is
 half a pause resembles no other one."""
+_DYNAMICS_DB = 40.0
+"""A background further below the loud speech is taken to lie here, or digital silence between the
+words would let everything pass for speech."""
 _BACKGROUND_PERCENTILE = 5
 _LOUD_PERCENTILE = 90
 _SMOOTHED_FRAMES = 5
@@ -69,10 +76,9 @@ class SpeakerMeasures:
         embedding: shape (256,), float32, unit length: the mean of the clip's windows.
         halves_similarity: cosine of the two halves; None for less than two windows (2.0 s of
             speech).
-        change_similarity: how alike the clip's most different part and its rest are: 1 minus the
-            weighted distance of `change_similarity()`. None for less than 3.2 s of speech, which
-            leaves no two windows apart.
-        speaker_similarity: cosine of the clip and `voice_of_most` of the video's clips.
+        change_similarity: how alike the clip's most different part and the rest of it are, see
+            `Change`. None for less than 3.2 s of speech, which leaves no two windows apart.
+        speaker_similarity: cosine of the clip and the voice of most of the video's clips.
     """
 
     embedding: Float32 | None = None
@@ -81,33 +87,61 @@ class SpeakerMeasures:
     speaker_similarity: float | None = None
 
 
+@dataclass(frozen=True)
+class Change:
+    """The part of a clip that differs most from the rest of it.
+
+    `part` and `rest` are the mean embeddings, shape (256,), unit length. A short part differs from
+    the rest by its words alone, so the difference has a `weight` of a·b/(a+b), where a and b count
+    the 1.6 s in each: the likelihood ratio of an epidemic change of the mean (Levin and Kline
+    1985). Two parts of 3.2 s have the weight 1.
+    """
+
+    part: Float32
+    rest: Float32
+    weight: float
+
+    @property
+    def distance(self) -> float:
+        """The weighted cosine distance of the two."""
+        return self.weight * (1 - float(self.part @ self.rest))
+
+    def similarity(self, voice: Float32) -> float:
+        """1 minus the weighted sum of their cosine distance and of how differently they resemble
+        `voice`, shape (256,), the video's speaker: another tone of one voice lies as near to it,
+        another voice does not. At most 1; a long clip of two voices may have less than 0."""
+        apart = abs(float(self.part @ voice) - float(self.rest @ voice))
+        return 1 - self.distance - self.weight * apart
+
+
 def measure_speakers(
     clips: Iterable[npt.NDArray[np.int16]], settings: SpeakerSettings, progress: Progress = silent
 ) -> list[SpeakerMeasures]:
     """The measures of each clip of one video, in order.
 
     Args:
-        clips: 22 050 Hz mono, taken one by one; only embeddings are kept (1 kB a clip).
+        clips: 22 050 Hz mono, taken one by one; only embeddings are kept (3 kB a clip).
 
-    The result depends neither on the number of threads nor on the clips before.
+    The video's speaker is the voice of most of those clips that have one voice: of the half with
+    the least change within. The result does not depend on the number of threads.
 
     Raises:
         ModelError: the encoder's weights are not installed.
     """
     if settings.engine == "off":
         return [SpeakerMeasures() for _ in clips]
-    measured = []
+    measured: list[SpeakerMeasures] = []
+    changes: list[Change | None] = []
     with _threads(settings.threads):
         for done, clip in enumerate(clips, 1):
-            measured.append(_measure(clip))
+            measures, change = _measure(clip)
+            measured.append(measures)
+            changes.append(change)
             progress(done, None, "clips")
-    embeddings = [m.embedding for m in measured if m.embedding is not None]
-    if not embeddings:
-        return measured
-    voice = voice_of_most(np.stack(embeddings))
+    voice = _declared_voice(measured, changes)
     return [
-        m if m.embedding is None else replace(m, speaker_similarity=_cosine(m.embedding, voice))
-        for m in measured
+        measures if voice is None else _against(voice, measures, change)
+        for measures, change in zip(measured, changes, strict=True)
     ]
 
 
@@ -142,41 +176,36 @@ def outlier_share(similarities: Sequence[float | None]) -> float | None:
     return sum(similarity < OUTLIER_SIMILARITY for similarity in known) / len(known)
 
 
-def change_similarity(windows: Float32) -> float | None:
-    """How alike the most different stretch of a clip and the rest of it are, at most 1.
+def greatest_change(windows: Float32) -> Change | None:
+    """The stretch of a clip, at its start, end or middle, with the greatest weighted distance from
+    the rest of it; None where no two windows lie apart.
 
     Args:
-        windows: shape (windows, 256), each of unit length, 0.4 s from one to the next.
-
-    For every stretch, at the start, at the end or in the middle, that leaves a window apart from
-    it, the distance of the two means is 1 − cosine. A short stretch differs from the rest by its
-    words alone, so the distance is weighted by a·b/(a+b), where a and b count the 1.6 s in each
-    part: the likelihood ratio of an epidemic change of the mean (Levin and Kline 1985). Two
-    parts of 3.2 s have the weight 1. The result is 1 minus the greatest weighted distance, which
-    may pass 1 in a long clip, and None where there are no two windows apart.
+        windows: shape (windows, 256), each of unit length, 0.4 s from one to the next. Windows
+            that share audio with both parts count in neither.
     """
     n = len(windows)
     sums = np.vstack([np.zeros(EMBEDDING_SIZE), np.cumsum(windows, axis=0, dtype=np.float64)])
-    greatest: float | None = None
+    greatest: Change | None = None
     for first in range(n):
         last = np.arange(first + 1, n + 1)
         before = max(0, first - _APART)
         after = np.minimum(n, last + _APART)
-        inside = last - first
-        outside = before + n - after
-        kept = outside > 0
-        if not kept.any():
+        left_out = before + n - after == 0
+        last, after = last[~left_out], after[~left_out]
+        if not len(last):
             continue
-        last, after, inside, outside = last[kept], after[kept], inside[kept], outside[kept]
-        part = sums[last] - sums[first]
-        rest = sums[before] + sums[n] - sums[after]
-        cosine = (part * rest).sum(axis=1) / np.maximum(
-            np.linalg.norm(part, axis=1) * np.linalg.norm(rest, axis=1), _TINY
+        part = _unit(sums[last] - sums[first])
+        rest = _unit(sums[before] + sums[n] - sums[after])
+        a, b = (1 + (count - 1) * _STEP / _WINDOW for count in (last - first, before + n - after))
+        weight = a * b / (a + b)
+        best = int((weight * (1 - (part * rest).sum(axis=1))).argmax())
+        change = Change(
+            part[best].astype(np.float32), rest[best].astype(np.float32), float(weight[best])
         )
-        a, b = (1 + (count - 1) * _STEP / _WINDOW for count in (inside, outside))
-        distance = float((a * b / (a + b) * (1 - cosine)).max())
-        greatest = distance if greatest is None else max(greatest, distance)
-    return None if greatest is None else round(1 - greatest, 4)
+        if greatest is None or change.distance > greatest.distance:
+            greatest = change
+    return greatest
 
 
 def mel_spectrogram(samples: Float32) -> Float32:
@@ -210,16 +239,41 @@ def encode(spectrograms: Float32) -> Float32:
     return unit
 
 
-def _measure(clip: npt.NDArray[np.int16]) -> SpeakerMeasures:
+def _measure(clip: npt.NDArray[np.int16]) -> tuple[SpeakerMeasures, Change | None]:
+    """What can be said of a clip by itself."""
     if not clip.any():
-        return SpeakerMeasures()
+        return SpeakerMeasures(), None
     windows = encode(np.stack(list(_windows(_voiced(mel_spectrogram(_encoder_view(clip)))))))
     half = len(windows) // 2
     halves = (windows[:half], windows[len(windows) - half :])
-    return SpeakerMeasures(
+    measures = SpeakerMeasures(
         embedding=_unit(windows.mean(axis=0)),
-        halves_similarity=_cosine(*(part.mean(axis=0) for part in halves)) if half else None,
-        change_similarity=change_similarity(windows),
+        halves_similarity=_cosine(*(_unit(part.mean(axis=0)) for part in halves)) if half else None,
+    )
+    return measures, greatest_change(windows)
+
+
+def _declared_voice(
+    measured: Sequence[SpeakerMeasures], changes: Sequence[Change | None]
+) -> Float32 | None:
+    distances = [change.distance for change in changes if change is not None]
+    most = float(np.median(distances)) if distances else None
+    pure = [
+        measures.embedding
+        for measures, change in zip(measured, changes, strict=True)
+        if measures.embedding is not None
+        and (most is None or (change is not None and change.distance <= most))
+    ]
+    return voice_of_most(np.stack(pure)) if pure else None
+
+
+def _against(voice: Float32, measures: SpeakerMeasures, change: Change | None) -> SpeakerMeasures:
+    if measures.embedding is None:
+        return measures
+    return replace(
+        measures,
+        change_similarity=round(change.similarity(voice), 4) if change is not None else None,
+        speaker_similarity=_cosine(measures.embedding, voice),
     )
 
 
@@ -239,6 +293,7 @@ def _voiced(mel: Float32) -> Float32:
     level = 10 * np.log10(mel.sum(axis=1, dtype=np.float64) + _TINY)
     level = np.convolve(level, np.full(_SMOOTHED_FRAMES, 1 / _SMOOTHED_FRAMES), "same")
     background, loud = np.percentile(level, (_BACKGROUND_PERCENTILE, _LOUD_PERCENTILE))
+    background = max(background, loud - _DYNAMICS_DB)
     voiced = level >= background + _GATE * (loud - background)
     around = np.convolve(voiced, np.ones(2 * _KEPT_AROUND_FRAMES + 1), "same") > 0.5
     return mel[around]
@@ -330,10 +385,13 @@ def _medoid(embeddings: Float32) -> int:
     return int(np.concatenate(medians).argmax())
 
 
-def _unit(vector: Float32) -> Float32:
-    unit: Float32 = vector / max(float(np.linalg.norm(vector)), _TINY)
+def _unit(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    unit: npt.NDArray[Any] = vectors / np.maximum(
+        np.linalg.norm(vectors, axis=-1, keepdims=True), _TINY
+    )
     return unit
 
 
 def _cosine(a: Float32, b: Float32) -> float:
-    return round(float(_unit(a) @ _unit(b)), 4)
+    """Of two unit vectors."""
+    return round(float(a @ b), 4)
