@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -13,13 +17,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtts_core.corpus.levels import CLIPPED, FULL_SCALE, peak_dbfs, power_dbfs
-from xtts_core.corpus.loudness import apply_gain, settings_in_use, voice_gain_db
+from xtts_core.corpus.loudness import (
+    apply_gain,
+    clip_loudness_lufs,
+    settings_in_use,
+    true_peak_dbtp,
+    voice_gain_db,
+)
+from xtts_core.corpus.measures import (
+    bandwidth_hz,
+    music_ratio,
+    power_spectrum,
+    reverberation_s,
+    snr_db,
+)
 from xtts_core.corpus.segmentation import Segment, longest_clip, longest_speech, segment
+from xtts_core.corpus.speakers import EMBEDDING_SIZE, measure_speakers, outlier_share
 from xtts_core.corpus.vad import Envelope, Region, measure, voice_regions
-from xtts_core.settings import SAMPLE_RATE_HZ, DatasetSettings, SegmentationSettings
+from xtts_core.errors import TranscriptionError
+from xtts_core.settings import (
+    SAMPLE_RATE_HZ,
+    DatasetSettings,
+    LoudnessSettings,
+    SegmentationSettings,
+    VadSettings,
+)
 from xtts_core.stage import (
     CheckSpec,
     Markdown,
+    MetadataValue,
     Outcome,
     Progress,
     Stage,
@@ -29,22 +55,32 @@ from xtts_core.stage import (
     run_stage,
     silent,
 )
-from xtts_core.store import CorpusStore, atomic_dir, atomic_file, sha256_file
+from xtts_core.store import (
+    CorpusStore,
+    atomic_dir,
+    atomic_file,
+    read_json,
+    sha256_file,
+    sha256_json,
+)
+from xtts_core.transcription.subtitles import read_cues
 
 MIN_SPEECH_RATIO = 0.6
 """Clips of a reading voice are speech for 70 to 90 % of their length; a mean far below that
 means that long pauses or noise were joined."""
 MAX_FORCED_SHARE = 0.2
 """More forced cuts than this mean music or a noise that hides the pauses."""
-NOISE_PERCENTILE = 10
-NOISE_REACH_S = 1.0
-MAX_SNR_DB = 100.0
-"""What digital silence between the words is reported as."""
+MAX_OFF_TARGET_DB = 6.0
+"""Clean speech peaks 20 to 25 dB over its RMS, so that the peak limit holds it down by up to 6 dB
+(4 and 5.7 dB on the samples); more comes from a bang or a click inside a clip, and the whole video
+is fainter than the others for it."""
+MAX_OUTLIER_SHARE = 0.2
+"""More clips by another voice than this mean that the row's speaker is not who mostly speaks."""
 HISTOGRAM_STEP_S = 2
 
 SEGMENTS = Stage(
     "segments",
-    "1",
+    "2",
     (
         CheckSpec("has_segments", "error", "at least one clip was found"),
         CheckSpec(
@@ -52,8 +88,15 @@ SEGMENTS = Stage(
             "error",
             "each clip's file is as long as its row says, within the settings' window",
         ),
+        CheckSpec(
+            "overlap",
+            "error",
+            "clips overlap only where a cut was forced, by segmentation.forced_overlap_s",
+        ),
         CheckSpec("speech_ratio", "warn", "the clips are mostly speech"),
         CheckSpec("forced_cut_share", "warn", "nearly every clip is cut in pauses"),
+        CheckSpec("loudness", "warn", "the speech of the clips is near the loudness target"),
+        CheckSpec("declared_speaker", "warn", "nearly every clip is by the voice of most"),
     ),
 )
 
@@ -65,49 +108,86 @@ SEGMENTS_SCHEMA = pa.schema(
         ("end_sample", pa.int64()),
         ("duration_s", pa.float64()),
         ("cut", pa.string()),
+        ("overlap_s", pa.float64()),
         ("rms_dbfs", pa.float64()),
         ("peak_dbfs", pa.float64()),
+        ("true_peak_dbtp", pa.float64()),
+        ("loudness_lufs", pa.float64()),
         ("clipping_ratio", pa.float64()),
         ("snr_db", pa.float64()),
         ("speech_ratio", pa.float64()),
+        ("bandwidth_hz", pa.float64()),
+        ("reverberation_s", pa.float64()),
+        ("music_ratio", pa.float64()),
+        ("halves_similarity", pa.float64()),
+        ("change_similarity", pa.float64()),
+        ("speaker_similarity", pa.float64()),
+        ("speaker_embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
         ("sha256", pa.string()),
     ],
-    metadata={"xtts_schema_version": "1"},
+    metadata={"xtts_schema_version": "2"},
 )
 """`path` is relative to the corpus root. `start_sample` and `end_sample` are samples of the
-22 050 Hz file of the video. The levels are the clip's after the gain; `clipping_ratio` is of the
-recording before it. Short utterances that `segmentation.short_share` has no room for have no row;
-the metadata of the asset counts them (`short_dropped`, and their seconds in `short_dropped_s`)."""
+22 050 Hz file of the video. The levels are the clip's after the gain; `clipping_ratio` and what
+`measures` tells are of the recording before it. `overlap_s` is what a clip shares with its
+neighbours, where cuts were forced. A measure is null where it cannot be had, and those of
+`speakers` are where `speakers.engine` is off. Short utterances that `segmentation.short_share` has
+no room for have no row; the metadata of the asset counts them (`short_dropped`, and their seconds
+in `short_dropped_s`)."""
+
+_MEASURES = {
+    "snr_db": 2,
+    "loudness_lufs": 2,
+    "true_peak_dbtp": 2,
+    "bandwidth_hz": 0,
+    "reverberation_s": 3,
+    "music_ratio": 3,
+    "halves_similarity": 3,
+    "change_similarity": 3,
+    "speaker_similarity": 3,
+}
+"""What is summed up for a video, and the decimals that mean something."""
 
 
 def make_segments(
     store: CorpusStore, settings: DatasetSettings, video_id: str, progress: Progress = silent
 ) -> StageResult:
-    """Find the speech of one video and cut it into clips.
+    """Find the speech of one video, cut it into clips and measure them.
 
-    The clips of an earlier version are removed once the new table is in place.
+    Where manual subtitles came along, the ends of their cues are hints for cuts. The clips of an
+    earlier version are removed once the new table is in place.
 
     Raises:
         UpstreamError: raw_audio is missing or failed a blocking check.
+        ModelError: the speaker encoder's weights are not installed.
     """
     raw = require(store, "raw_audio", video_id)
+    cue_ends = _cue_ends(store, video_id)
 
     def build(fingerprint: str) -> Outcome:
         wav = store.raw_audio(video_id)
         envelope = measure(wav, settings.vad, progress)
         regions = voice_regions(envelope, settings.vad, longest_speech(settings.segmentation))
-        clips, dropped = segment(regions, envelope, settings.segmentation)
+        clips, dropped = segment(regions, envelope, settings.segmentation, cue_ends)
         speech = _speech_frames(envelope, regions)
         gain_db = voice_gain_db(wav, envelope, speech, clips, settings.loudness)
         folder = store.segments_dir(video_id, fingerprint)
         # A folder of this fingerprint that no table points to is left from a killed run.
         shutil.rmtree(folder, ignore_errors=True)
         with atomic_dir(folder) as aside:
-            rows = _write_clips(
-                wav, aside, video_id, clips, envelope, speech, gain_db, settings.segmentation
-            )
-        for row in rows:
+            writer = _ClipWriter(wav, aside, video_id, envelope, speech, gain_db, settings)
+            rows = writer.write(clips)
+            started = monotonic()
+            files = [aside / f"{row['segment_id']}.wav" for row in rows]
+            voices = measure_speakers(_samples_of(files), settings.speakers, progress)
+            speaker_pass_s = monotonic() - started
+        for row, voice, shared in zip(rows, voices, _overlaps(clips), strict=True):
             row["path"] = store.relative(folder / f"{row['segment_id']}.wav")
+            row["overlap_s"] = round(shared / SAMPLE_RATE_HZ, 6)
+            row["halves_similarity"] = voice.halves_similarity
+            row["change_similarity"] = voice.change_similarity
+            row["speaker_similarity"] = voice.speaker_similarity
+            row["speaker_embedding"] = None if voice.embedding is None else voice.embedding.tolist()
         table = store.segments_table(video_id)
         with atomic_file(table) as aside:
             pq.write_table(pa.Table.from_pylist(rows, schema=SEGMENTS_SCHEMA), aside)
@@ -118,8 +198,12 @@ def make_segments(
         return Outcome(
             uri=table,
             outputs=[table, *(store.root / row["path"] for row in rows)],
-            verdicts=verdicts(rows, _samples_on_disk(store, rows), settings.segmentation),
-            metadata=summary(rows, envelope.n_samples, gain_db, dropped),
+            verdicts=verdicts(rows, _samples_on_disk(store, rows), settings),
+            metadata={
+                **summary(rows, envelope.n_samples, gain_db, dropped),
+                "cue_ends": len(cue_ends),
+                "speaker_pass_s": round(speaker_pass_s, 3),
+            },
             row_count=len(rows),
         )
 
@@ -128,10 +212,12 @@ def make_segments(
         SEGMENTS,
         video_id,
         inputs={
-            "vad": settings.vad.model_dump(mode="json", exclude={"chunk_s"}),
+            "vad": _vad_in_use(settings.vad),
             "segmentation": settings.segmentation.model_dump(mode="json"),
             "loudness": settings_in_use(settings.loudness),
+            "speakers": settings.speakers.engine,
             "wav": raw.sha256[store.raw_audio(video_id)],
+            "cue_ends": sha256_json(cue_ends),
         },
         built_on=(raw,),
         build=build,
@@ -141,18 +227,14 @@ def make_segments(
 def verdicts(
     rows: Sequence[Mapping[str, Any]],
     samples_on_disk: Sequence[int],
-    settings: SegmentationSettings,
+    settings: DatasetSettings,
 ) -> list[Verdict]:
     """The checks of `segments` on its rows and on the length of each row's file."""
-    longest = longest_clip(settings)
-    shortest = round(settings.short_min_s * SAMPLE_RATE_HZ)
-    outside = [
-        row["segment_id"]
-        for row, samples in zip(rows, samples_on_disk, strict=True)
-        if not shortest <= samples <= longest or samples != row["end_sample"] - row["start_sample"]
-    ]
+    outside = _outside_the_window(rows, samples_on_disk, settings.segmentation)
+    overlapping = _wrongly_overlapping(rows, settings.segmentation)
     ratio = float(np.mean([row["speech_ratio"] for row in rows])) if rows else 0.0
     forced = sum(row["cut"] == "forced" for row in rows) / len(rows) if rows else 0.0
+    others = outlier_share([row["speaker_similarity"] for row in rows])
     return [
         SEGMENTS.verdict("has_segments", len(rows) > 0, value=len(rows), threshold=1),
         SEGMENTS.verdict(
@@ -161,6 +243,13 @@ def verdicts(
             value=len(outside),
             threshold=0,
             detail=f"the length is wrong: {', '.join(outside[:5])}" if outside else "",
+        ),
+        SEGMENTS.verdict(
+            "overlap",
+            not overlapping,
+            value=len(overlapping),
+            threshold=0,
+            detail=f"the overlap is wrong: {', '.join(overlapping[:5])}" if overlapping else "",
         ),
         SEGMENTS.verdict(
             "speech_ratio",
@@ -174,6 +263,13 @@ def verdicts(
             value=round(forced, 4),
             threshold=MAX_FORCED_SHARE,
         ),
+        _loudness_verdict(rows, settings.loudness),
+        SEGMENTS.verdict(
+            "declared_speaker",
+            others is None or others <= MAX_OUTLIER_SHARE,
+            value=None if others is None else round(others, 4),
+            threshold=MAX_OUTLIER_SHARE,
+        ),
     ]
 
 
@@ -182,82 +278,185 @@ def summary(
     n_samples: int,
     gain_db: float,
     short_dropped: Sequence[Segment],
-) -> dict[str, int | float | str | Markdown]:
+) -> dict[str, MetadataValue]:
     """What Dagster plots and shows for one video (`yield` is seconds kept / seconds in)."""
     durations = [row["duration_s"] for row in rows]
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in _MEASURES}
+    medians: dict[str, MetadataValue] = {
+        f"median_{name}": round(float(np.median(values)), _MEASURES[name])
+        for name, values in known.items()
+        if values
+    }
     return {
         "segments": len(rows),
         "forced_cuts": sum(row["cut"] == "forced" for row in rows),
         "segments_duration_s": round(sum(durations), 3),
         "mean_duration_s": round(float(np.mean(durations)), 3) if rows else 0.0,
-        "median_snr_db": round(float(np.median([row["snr_db"] for row in rows])), 2)
-        if rows
-        else 0.0,
         "yield": round(sum(durations) * SAMPLE_RATE_HZ / n_samples, 4) if n_samples else 0.0,
         "gain_db": round(gain_db, 3),
         "short_dropped": len(short_dropped),
         "short_dropped_s": round(sum(clip.samples for clip in short_dropped) / SAMPLE_RATE_HZ, 3),
+        **medians,
         "durations": Markdown(_histogram(durations)),
+        "measures": Markdown(_spread(known)),
     }
 
 
-def snr_db(envelope: Envelope, speech: npt.NDArray[np.bool_], clip: Segment) -> float:
-    """The power of the clip's speech over that of the background, in dB, 0 to 100.
+class _ClipWriter:
+    """Cuts clips out of one recording, at one gain, into one folder."""
 
-    The background is the 10th percentile of the levels in the clip and a second around it, so
-    one that comes and goes faster than that is not seen.
-    """
-    inside = envelope.frames(clip.start, clip.end)
-    voice = envelope.level_dbfs[inside][speech[inside]].astype(np.float64)
-    reach = round(NOISE_REACH_S * SAMPLE_RATE_HZ)
-    around = envelope.frames(max(0, clip.start - reach), clip.end + reach)
-    if len(voice) == 0:
-        return 0.0
-    noise = 10 ** (float(np.percentile(envelope.level_dbfs[around], NOISE_PERCENTILE)) / 10)
-    clean = max(float(np.power(10.0, voice / 10).mean()) - noise, 0.0)
-    return min(MAX_SNR_DB, max(0.0, power_dbfs(clean) - power_dbfs(noise)))
+    def __init__(
+        self,
+        wav: Path,
+        folder: Path,
+        video_id: str,
+        envelope: Envelope,
+        speech: npt.NDArray[np.bool_],
+        gain_db: float,
+        settings: DatasetSettings,
+    ) -> None:
+        self._wav = wav
+        self._folder = folder
+        self._video_id = video_id
+        self._envelope = envelope
+        self._speech = speech
+        self._gain_db = gain_db
+        self._fade_s = settings.segmentation.fade_s
 
+    def write(self, clips: Sequence[Segment]) -> list[dict[str, Any]]:
+        """Write each clip and give its row, in order; a clip in memory for each core."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return list(pool.map(self._write, range(1, len(clips) + 1), clips))
 
-def _write_clips(
-    wav: Path,
-    folder: Path,
-    video_id: str,
-    clips: Sequence[Segment],
-    envelope: Envelope,
-    speech: npt.NDArray[np.bool_],
-    gain_db: float,
-    settings: SegmentationSettings,
-) -> list[dict[str, Any]]:
-    import soundfile as sf
+    def _write(self, number: int, clip: Segment) -> dict[str, Any]:
+        import soundfile as sf
 
-    rows = []
-    with sf.SoundFile(wav) as recording:
-        for number, clip in enumerate(clips, 1):
+        with sf.SoundFile(self._wav) as recording:
             recording.seek(clip.start)
             samples = recording.read(clip.samples, dtype="int16")
-            sound = apply_gain(samples, gain_db)
-            _fade(sound, clip, settings.fade_s)
-            segment_id = f"{video_id}_{number:05d}"
-            file = folder / f"{segment_id}.wav"
-            sf.write(file, sound, SAMPLE_RATE_HZ, subtype="PCM_16")
-            inside = envelope.frames(clip.start, clip.end)
-            wide = sound.astype(np.int32)
-            rows.append(
-                {
-                    "segment_id": segment_id,
-                    "start_sample": clip.start,
-                    "end_sample": clip.end,
-                    "duration_s": round(clip.samples / SAMPLE_RATE_HZ, 6),
-                    "cut": clip.cut,
-                    "rms_dbfs": round(power_dbfs(float(np.mean((sound / FULL_SCALE) ** 2))), 3),
-                    "peak_dbfs": round(peak_dbfs(int(np.abs(wide).max())), 3),
-                    "clipping_ratio": float(np.mean(np.abs(samples.astype(np.int32)) >= CLIPPED)),
-                    "snr_db": round(snr_db(envelope, speech, clip), 2),
-                    "speech_ratio": round(float(np.mean(speech[inside])), 4),
-                    "sha256": sha256_file(file),
-                }
-            )
-    return rows
+        sound = apply_gain(samples, self._gain_db)
+        _fade(sound, clip, self._fade_s)
+        segment_id = f"{self._video_id}_{number:05d}"
+        file = self._folder / f"{segment_id}.wav"
+        sf.write(file, sound, SAMPLE_RATE_HZ, subtype="PCM_16")
+        inside = self._envelope.frames(clip.start, clip.end)
+        spectrum = power_spectrum(samples)
+        return {
+            "segment_id": segment_id,
+            "start_sample": clip.start,
+            "end_sample": clip.end,
+            "duration_s": round(clip.samples / SAMPLE_RATE_HZ, 6),
+            "cut": clip.cut,
+            "rms_dbfs": round(power_dbfs(_mean_square(sound)), 3),
+            "peak_dbfs": round(peak_dbfs(_peak(sound)), 3),
+            "true_peak_dbtp": round(true_peak_dbtp(sound), 3),
+            "loudness_lufs": round(clip_loudness_lufs(sound), 3),
+            "clipping_ratio": _clipping_ratio(samples),
+            "snr_db": round(snr_db(self._envelope, self._speech, clip), 2),
+            "speech_ratio": round(float(np.mean(self._speech[inside])), 4),
+            "bandwidth_hz": _rounded(bandwidth_hz(spectrum), 1),
+            "reverberation_s": _rounded(reverberation_s(samples), 3),
+            "music_ratio": _rounded(music_ratio(spectrum), 4),
+            "sha256": sha256_file(file),
+        }
+
+
+def _cue_ends(store: CorpusStore, video_id: str) -> list[int]:
+    """Where the cues of the video's manual subtitles end, in samples: of those in the language of
+    its row, else of any, since a translation keeps the sentences."""
+    language = read_json(store.video(video_id))["row"]["language"].lower()
+    listed = read_json(store.raw_provenance(video_id))["subtitles"]
+    manual = [
+        (tag != language, tag.split("-")[0] != language.split("-")[0], entry["path"])
+        for entry in listed
+        if entry["kind"] == "manual"
+        for tag in [entry["language"].lower()]
+    ]
+    if not manual:
+        return []
+    best = min(manual, key=lambda entry: (entry[1], entry[0], entry[2]))[2]
+    try:
+        cues = read_cues(store.root / best)
+    except TranscriptionError:
+        # A check of `transcripts` names the file; without hints the pauses alone decide.
+        return []
+    return sorted({round(cue.end_s * SAMPLE_RATE_HZ) for cue in cues})
+
+
+def _vad_in_use(settings: VadSettings) -> dict[str, Any]:
+    """The settings that the speech found depends on, which those of the other engine are not."""
+    of_the_other = {"silero": "aggressiveness", "webrtc": "threshold"}[settings.engine]
+    return settings.model_dump(mode="json", exclude={"chunk_s", of_the_other})
+
+
+def _samples_of(files: Sequence[Path]) -> Iterator[npt.NDArray[np.int16]]:
+    import soundfile as sf
+
+    for file in files:
+        yield sf.read(file, dtype="int16")[0]
+
+
+def _overlaps(clips: Sequence[Segment]) -> list[int]:
+    """The samples that each clip shares with its neighbours."""
+    shared = [0] * len(clips)
+    for index, (before, after) in enumerate(pairwise(clips)):
+        both = max(0, before.end - after.start)
+        shared[index] += both
+        shared[index + 1] += both
+    return shared
+
+
+def _outside_the_window(
+    rows: Sequence[Mapping[str, Any]],
+    samples_on_disk: Sequence[int],
+    settings: SegmentationSettings,
+) -> list[str]:
+    longest = longest_clip(settings)
+    shortest = round(settings.short_min_s * SAMPLE_RATE_HZ)
+    return [
+        row["segment_id"]
+        for row, samples in zip(rows, samples_on_disk, strict=True)
+        if not shortest <= samples <= longest or samples != row["end_sample"] - row["start_sample"]
+    ]
+
+
+def _wrongly_overlapping(
+    rows: Sequence[Mapping[str, Any]], settings: SegmentationSettings
+) -> list[str]:
+    """The clips that share anything with the one before but what a forced cut gives to both."""
+    allowed = round(settings.forced_overlap_s * SAMPLE_RATE_HZ)
+    return [
+        after["segment_id"]
+        for before, after in pairwise(rows)
+        if (shared := before["end_sample"] - after["start_sample"]) > 0
+        and not (before["cut"] == after["cut"] == "forced" and shared == allowed)
+    ]
+
+
+def _loudness_verdict(rows: Sequence[Mapping[str, Any]], settings: LoudnessSettings) -> Verdict:
+    if settings.method == "off" or not rows:
+        return SEGMENTS.verdict("loudness", True)
+    seconds = np.array([row["duration_s"] for row in rows])
+    if settings.method == "loudnorm":
+        target = settings.loudnorm_lufs
+        levels = np.array([row["loudness_lufs"] for row in rows])
+        heard = seconds
+    else:
+        target = settings.rms_dbfs
+        levels = np.array([row["rms_dbfs"] for row in rows])
+        heard = seconds * [row["speech_ratio"] for row in rows]
+    level = power_dbfs(float(10 ** (levels / 10) @ seconds / heard.sum()))
+    passed = abs(level - target) <= MAX_OFF_TARGET_DB
+    return SEGMENTS.verdict(
+        "loudness",
+        passed,
+        value=round(level, 2),
+        threshold=target,
+        detail=""
+        if passed
+        else f"the speech is {abs(level - target):.1f} dB off the target: a loud sound in a clip "
+        "would pass loudness.peak_limit_dbfs",
+    )
 
 
 def _samples_on_disk(store: CorpusStore, rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -289,6 +488,23 @@ def _ramp(samples: int) -> npt.NDArray[np.float64]:
     return ramp
 
 
+def _mean_square(sound: npt.NDArray[np.int16]) -> float:
+    scaled = sound.astype(np.float64)
+    return float(scaled @ scaled) / len(scaled) / FULL_SCALE**2
+
+
+def _peak(sound: npt.NDArray[np.int16]) -> int:
+    return max(int(sound.max()), -int(sound.min()))
+
+
+def _clipping_ratio(samples: npt.NDArray[np.int16]) -> float:
+    return int(np.count_nonzero((samples >= CLIPPED) | (samples <= -CLIPPED))) / len(samples)
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    return None if value is None else round(value, decimals)
+
+
 def _histogram(durations: Sequence[float]) -> str:
     lines = ["| duration | clips | |", "|---|---|---|"]
     bins = [int(duration // HISTOGRAM_STEP_S) for duration in durations]
@@ -297,4 +513,14 @@ def _histogram(durations: Sequence[float]) -> str:
         bar = "█" * round(20 * count / max(bins.count(b) for b in bins))
         edge = low * HISTOGRAM_STEP_S
         lines.append(f"| {edge} to {edge + HISTOGRAM_STEP_S} s | {count} | {bar} |")
+    return "\n".join(lines)
+
+
+def _spread(known: Mapping[str, Sequence[float]]) -> str:
+    lines = ["| measure | clips | 10 % below | median | 90 % below |", "|---|---|---|---|---|"]
+    for name, values in known.items():
+        if values:
+            tenth, half, most = np.percentile(values, (10, 50, 90))
+            figures = " | ".join(f"{value:.{_MEASURES[name]}f}" for value in (tenth, half, most))
+            lines.append(f"| {name} | {len(values)} | {figures} |")
     return "\n".join(lines)

@@ -54,7 +54,8 @@ def _cut(samples: Float, start_s: float, end_s: float) -> Float:
 def mixed(voice: Float, other: Float, below_db: float) -> Float:
     """`voice` with `other` under it all along, whose power is `below_db` less."""
     under = np.resize(other, len(voice))
-    return voice + under * np.sqrt(np.mean(voice**2) / np.mean(under**2)) * 10 ** (-below_db / 20)
+    factor = np.sqrt(np.mean(voice**2) / np.mean(under**2)) * 10 ** (-below_db / 20)
+    return np.asarray(voice + factor * under)
 
 
 def through(samples: Float, rate: int) -> Float:
