@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from xtts_core import text
-from xtts_core.corpus.catalogue import LANGUAGE, CatalogueRow, local_path, read_catalogue
+from xtts_core.corpus.catalogue import (
+    LANGUAGE,
+    CatalogueRow,
+    format_span,
+    local_path,
+    read_catalogue,
+)
 from xtts_core.errors import CatalogueError
 from xtts_core.settings import DatasetSettings
 from xtts_core.stage import (
@@ -26,6 +31,7 @@ from xtts_core.store import CorpusStore, sha256_file, write_json
 
 SIDECAR_SUFFIXES = (".vtt", ".srt")
 """Best first: where a language has both, the first counts."""
+MAX_PROBLEMS_SHOWN = 10
 
 VIDEOS = Stage(
     "videos",
@@ -51,9 +57,10 @@ def make_video(
 ) -> StageResult:
     """Record the row of `video_id` and the hash of its local file and sidecar subtitles.
 
-    The JSON holds `row`, `row_hash` and `source`: `{"kind": "url", "url"}` or `{"kind": "file",
-    "path", "size_bytes", "sha256", "sidecars": [{"language", "path", "sha256"}]}`, with paths
-    relative to the corpus root (`size_bytes` and `sha256` are null where the file is missing).
+    The JSON holds `row` (with `start_s` and `end_s` only where the row gives them), `row_hash`
+    and `source`: `{"kind": "url", "url"}` or `{"kind": "file", "path", "size_bytes", "sha256",
+    "sidecars": [{"language", "path", "sha256"}]}`, with paths relative to the corpus root
+    (`size_bytes` and `sha256` are null where the file is missing).
 
     Raises:
         CatalogueError: videos.csv cannot be read, or has no usable row of that id.
@@ -63,7 +70,7 @@ def make_video(
 
     def build(_fingerprint: str) -> Outcome:
         path = store.video(video_id)
-        write_json(path, {"row": asdict(row), "row_hash": row.row_hash, "source": source})
+        write_json(path, {"row": row.record, "row_hash": row.row_hash, "source": source})
         progress(1, 1, "rows")
         return Outcome(
             uri=path,
@@ -74,6 +81,7 @@ def make_video(
                 "title": row.title,
                 "language": row.language,
                 "speaker": row.speaker,
+                "span": format_span(row),
                 "licence": row.licence or "(none stated)",
                 "row_hash": row.row_hash,
                 "size_bytes": source.get("size_bytes") or 0,
@@ -87,7 +95,7 @@ def make_video(
         VIDEOS,
         video_id,
         inputs={
-            "row": asdict(row),
+            "row": row.record,
             "source": source,
             "languages": supported_languages(settings),
         },
@@ -138,7 +146,9 @@ def _row(csv_path: Path, video_id: str) -> CatalogueRow:
     row = catalogue.row(video_id)
     if row is not None:
         return row
-    problems = "; ".join(f"line {p.line}: {p.reason}" for p in catalogue.problems)
+    shown = [f"line {p.line}: {p.reason}" for p in catalogue.problems[:MAX_PROBLEMS_SHOWN]]
+    more = len(catalogue.problems) - len(shown)
+    problems = "; ".join([*shown, f"and {more} more"] if more else shown)
     raise CatalogueError(
         f"No usable row has the id {video_id!r}",
         where=str(csv_path),

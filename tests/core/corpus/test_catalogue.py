@@ -7,7 +7,11 @@ import pytest
 
 from xtts_core.corpus import catalogue
 from xtts_core.corpus.catalogue import (
+    CatalogueRow,
     append_row,
+    append_rows,
+    format_clock,
+    parse_clock,
     read_catalogue,
     remove_row,
     youtube_id,
@@ -35,6 +39,40 @@ def test_the_row_hash_changes_with_any_cell_and_comes_back(csv_path: Path) -> No
     csv_path.write_text("title,video_id,source\n one ,a,https://example.org/v\n")
     assert second != first
     assert read_catalogue(csv_path).rows[0].row_hash == first
+
+
+def test_a_row_without_a_span_has_the_hash_that_it_had_before_there_were_spans() -> None:
+    row = CatalogueRow("a", "https://example.org/v", "Título", "pt", "a", "free", "auto")
+    assert row.row_hash == "d863fe65cfdaca3e348bbf0cb05466646129c2da73423eb3a984a420f32d29c7"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [
+        ("75.5", 75.5, "1:15.5"),
+        ("0", 0.0, "0:00"),
+        ("90:00", 5400.0, "1:30:00"),
+        ("1:15,050", 75.05, "1:15.05"),
+        ("10:00:00.001", 36000.001, "10:00:00.001"),
+    ],
+)
+def test_times_are_read_and_written(text: str, seconds: float, shown: str) -> None:
+    assert parse_clock(text) == seconds
+    assert format_clock(seconds) == shown
+    assert parse_clock(shown) == seconds
+
+
+def test_the_span_of_a_row_changes_its_hash_and_its_derived_id(csv_path: Path) -> None:
+    url = "https://youtu.be/dQw4w9WgXcQ"
+    csv_path.write_text(f"source,start,end\n{url},,\n{url},1:00,\n{url},,90.5\n{url},60,1:30\n")
+    rows = read_catalogue(csv_path).rows
+    assert [(row.video_id, row.start_s, row.end_s) for row in rows] == [
+        ("dQw4w9WgXcQ", None, None),
+        ("dQw4w9WgXcQ_60000-end", 60.0, None),
+        ("dQw4w9WgXcQ_0-90500", None, 90.5),
+        ("dQw4w9WgXcQ_60000-90000", 60.0, 90.0),
+    ]
+    assert len({row.row_hash for row in rows}) == 4
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff", "a1,https://example.org/v\n"])
@@ -85,18 +123,24 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(csv_path: Path) -> Non
         ("a,http:///v,,,", "host"),
         ("a,http://[::1/v,,,", "no URL"),
         ("a,file://elsewhere/v.webm,,,", "this machine"),
-        ("a,x\x00y.webm,,,", "control character"),
+        ("a,x\x01y.webm,,,", "control character"),
         ("a,v.webm,português,,", "language"),
         ("a,v.webm,pt,todas!,", "subtitles"),
         ("a,v.webm,pt,auto,../b", "speaker"),
-        ("a,v.webm,pt,auto,b,more", "6 cells under 5 columns"),
+        ("a,v.webm,pt,auto,b,,,more", "8 cells under 7 columns"),
+        ("a,v.webm,,,,-1,", "start '-1' is no time"),
+        ("a,v.webm,,,,1:75,", "start '1:75' has 60 or more"),
+        ("a,v.webm,,,,,1:00:60", "end '1:00:60' has 60 or more"),
+        ("a,v.webm,,,,1:30,90", "end '90' does not come after start '1:30'"),
+        ("a,v.webm,,,,,0", "end '0' does not come after start '0'"),
+        ("a,v.webm,,,,nan,", "no time"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_the_others_go_on(
     csv_path: Path, row: str, reason: str
 ) -> None:
     csv_path.write_text(
-        f"video_id,source,language,subtitles,speaker\ngood,https://example.org/1,,,\n{row}\n"
+        f"video_id,source,language,subtitles,speaker,start,end\ngood,https://example.org/1,,,\n{row}\n"
         "better,https://example.org/2,,,\n",
         encoding="utf-8",
     )
@@ -127,11 +171,53 @@ def test_lines_are_counted_over_cells_that_span_them(csv_path: Path) -> None:
     assert [problem.line for problem in catalogue.problems] == [5]
 
 
-def test_a_file_that_stops_in_a_cell_keeps_the_rows_before(csv_path: Path) -> None:
-    csv_path.write_text('source,title\nhttps://example.org/1,one\nhttps://example.org/2,"half')
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'source,title\nx.webm,one\ny.webm,"half', r"line 3: .*never closed"),
+        (b"source,title\nhttps://example.org/1,one\nhttps://exam", r"line 3: .*no line end"),
+        (b"source,title", "line 1: .*no line end"),
+        (b"source,title\nx.webm,one\n" + bytes(64), "line 3: .*NUL"),
+    ],
+)
+def test_a_half_written_file_is_not_taken_for_fewer_videos(
+    csv_path: Path, content: bytes, message: str
+) -> None:
+    csv_path.write_bytes(content)
+    with pytest.raises(CatalogueError, match=message):
+        read_catalogue(csv_path)
+    with pytest.raises(CatalogueError, match=message):
+        append_row(csv_path, source="https://example.org/2")
+    assert csv_path.read_bytes() == content
+
+
+def test_a_stray_quotation_mark_costs_its_own_line_alone(csv_path: Path) -> None:
+    csv_path.write_text(
+        'source,title\nhttps://example.org/1,"stray\nhttps://example.org/2,two\n'
+        'https://example.org/3,"three, quoted"\n'
+    )
     catalogue = read_catalogue(csv_path)
-    assert len(catalogue.rows) == 1
-    assert [problem.line for problem in catalogue.problems] == [3]
+    assert [row.source[-1] for row in catalogue.rows] == ["2", "3"]
+    assert [problem.line for problem in catalogue.problems] == [2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_utf_16_file_is_named_with_the_remedy(csv_path: Path, encoding: str) -> None:
+    csv_path.write_bytes("source\nhttps://example.org/1\n".encode(encoding))
+    with pytest.raises(CatalogueError, match=r"UTF-16.*CSV UTF-8"):
+        read_catalogue(csv_path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_other_separators_of_spreadsheets_are_read_and_kept(csv_path: Path, delimiter: str) -> None:
+    before = "\ufeff" + delimiter.join(("source", "title", "end", "", "\r\n"))
+    before += delimiter.join(("https://example.org/1", "um, dois", "1:30,5", "", "\r\n"))
+    csv_path.write_bytes(before.encode())
+    added = append_row(csv_path, source="https://example.org/2", title="a;b\tc")
+    first, second = read_catalogue(csv_path).rows
+    assert (first.title, first.end_s) == ("um, dois", 90.5)
+    assert second == added
+    assert csv_path.read_bytes().startswith(before.split("\r\n")[0].encode())
 
 
 def test_an_unknown_column_is_reported_with_the_nearest_known_one(csv_path: Path) -> None:
@@ -196,11 +282,22 @@ def test_a_file_is_hashed_for_its_id_once_until_it_changes(
     media = csv_path.parent / "v.webm"
     media.write_bytes(b"sound")
     csv_path.write_text("source\nv.webm\n")
-    assert read_catalogue(csv_path) == read_catalogue(csv_path)
+    first = read_catalogue(csv_path)
+    catalogue._sha256.cache_clear()  # as in another process
+    assert read_catalogue(csv_path) == first
     assert read == [media]
     media.write_bytes(b"other sound")
     (row,) = read_catalogue(csv_path).rows
     assert row.video_id == hashlib.sha256(b"other sound").hexdigest()[:12]
+
+
+def test_damaged_hashes_are_made_anew(csv_path: Path) -> None:
+    (csv_path.parent / "v.webm").write_bytes(b"sound")
+    csv_path.write_text("source\nv.webm\n")
+    first = read_catalogue(csv_path)
+    (hashes,) = csv_path.parent.glob(".*.hashes.json")
+    hashes.write_text("{half")
+    assert read_catalogue(csv_path) == first
 
 
 def test_a_row_is_added_to_a_new_file_and_read_back(csv_path: Path) -> None:
@@ -214,6 +311,37 @@ def test_adding_keeps_every_other_byte(csv_path: Path) -> None:
     csv_path.write_bytes(before)
     append_row(csv_path, source="https://example.org/2", video_id="b")
     assert csv_path.read_bytes() == before + b"\nhttps://example.org/2,,b\n"
+
+
+def test_a_column_that_a_row_needs_and_the_file_lacks_is_added(csv_path: Path) -> None:
+    csv_path.write_text('source,"a note"\r\nhttps://example.org/1,kept\r\n', newline="")
+    added = append_row(csv_path, source="https://example.org/2", video_id="b", start="0:30")
+    assert csv_path.read_bytes() == (
+        b'source,"a note",video_id,start\r\nhttps://example.org/1,kept\r\n'
+        b"https://example.org/2,,b,0:30\n"
+    )
+    assert read_catalogue(csv_path).row("b") == added
+
+
+def test_many_rows_are_added_at_once_and_known_recordings_are_counted(csv_path: Path) -> None:
+    append_row(csv_path, source="https://youtu.be/dQw4w9WgXcQ", video_id="song")
+    append_row(csv_path, source="https://example.org/1", video_id="aaaaaaaaaaa")
+    given = [
+        {"source": "https://www.youtube.com/watch?v=dQw4w9WgXcQ"},
+        {"source": "https://www.youtube.com/watch?v=dQw4w9WgXcQ", "end": "10"},
+        {"source": "https://www.youtube.com/watch?v=AAAAAAAAAAA"},
+        {"source": "https://example.org/2", "title": "two"},
+        {"source": "https://example.org/2", "title": "two again"},
+        {"source": "ftp://example.org/3"},
+    ]
+    added = append_rows(csv_path, given)
+    assert [row.source for row in added.rows] == [given[1]["source"], given[3]["source"]]
+    assert added.known == 2
+    assert [left.reason.split()[0] for left in added.left_out] == ["its", "source"]
+    assert read_catalogue(csv_path).rows[2:] == added.rows
+    before = csv_path.stat().st_ino
+    assert append_rows(csv_path, given).known == 4
+    assert csv_path.stat().st_ino == before
 
 
 def test_adding_refuses_a_taken_id_and_a_bad_row_and_changes_nothing(csv_path: Path) -> None:

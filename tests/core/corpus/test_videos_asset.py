@@ -88,6 +88,20 @@ def test_corpus_and_media_can_move_together(
     assert again.data_version == first.data_version
 
 
+def test_the_span_of_a_row_is_recorded_where_there_is_one(store: CorpusStore, folder: Path) -> None:
+    csv_path = folder / "videos.csv"
+    whole = make_video(store, DatasetSettings(), csv_path, "a")
+    assert read_json(whole.uri)["row"].keys() == {
+        *("video_id", "source", "title", "language", "speaker", "licence", "subtitles")
+    }
+    text = csv_path.read_text().replace("licence\n", "licence,start,end\n")
+    csv_path.write_text(text.replace("a,a.webm,pt-BR,free", "a,a.webm,pt-BR,free,0:02,4.5"))
+    part = make_video(store, DatasetSettings(), csv_path, "a")
+    row = read_json(part.uri)["row"]
+    assert (row["start_s"], row["end_s"]) == (2.0, 4.5)
+    assert part.data_version != whole.data_version
+
+
 def test_a_missing_file_blocks_what_follows_until_it_is_there(
     store: CorpusStore, folder: Path
 ) -> None:
