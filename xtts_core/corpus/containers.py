@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-PLAYLISTS = frozenset({"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"})
+PLAYLISTS = frozenset({"concat", "dash", "hls", "sdp"})
 """FFmpeg formats that only point to other files."""
 
 _STATES_DURATION = ("matroska", "mov", "flac", "aiff", "au", "tta")

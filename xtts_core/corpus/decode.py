@@ -176,6 +176,9 @@ class _Track:
                 "It may be protected (DRM); convert it to a common format",
             )
         self.codec = str(stream.codec_context.name)
+        if self.codec == "flac":
+            # Unasked, FFmpeg gives the noise that a packet with a wrong checksum decodes to.
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self.rate_hz = int(stream.codec_context.sample_rate or 0)
         self.channels = int(stream.codec_context.channels or 0)
         self.stated_s = stated_duration_s(source, container, stream)
@@ -216,7 +219,8 @@ class _Track:
 
     def check(self) -> None:
         """Refuse a track of which nothing, or not enough, could be decoded."""
-        if self.corrupt > MAX_CORRUPT_SHARE * self.packets:
+        # One alone is the last packet of a file that was cut, or the header of one in the middle.
+        if self.corrupt > max(1, MAX_CORRUPT_SHARE * self.packets):
             raise self._error(
                 f"{self.corrupt} of {self.packets} packets are damaged",
                 "It is damaged or protected (DRM); take another copy",

@@ -29,8 +29,8 @@ AXIS_HEIGHT = 14
 WINDOW = 1_024
 HOP = 512
 MAX_WINDOWS = 6_400
-"""Recordings of up to five minutes are seen whole; of longer ones eight windows of 46 ms a column,
-evenly spread, so that the picture of an hour costs as much as that of five minutes."""
+"""Of more than five minutes, eight windows of 46 ms are looked at in each column, evenly spread, so
+that the picture of an hour costs as much as that of five minutes."""
 MEL_RANGE_DB = 66.0
 MAX_LABELS = 10
 _LABEL_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 14_400)
@@ -77,7 +77,7 @@ def _seen(wav: Path) -> tuple[int, Float, Float, Float, Float]:
     low, high, power, mel = [], [], [], []
     with sf.SoundFile(wav) as recording:
         n_samples = recording.frames
-        count = min(MAX_WINDOWS, max(1, n_samples // HOP))
+        count = min(MAX_WINDOWS, max(WIDTH, n_samples // HOP))
         starts = np.arange(count) * n_samples // count
         for group in np.array_split(starts, -(-count // 64)):
             windows = np.zeros((len(group), WINDOW), np.float32)
@@ -91,9 +91,8 @@ def _seen(wav: Path) -> tuple[int, Float, Float, Float, Float]:
             spectra = np.fft.rfft(windows * taper)
             lines_power = spectra.real**2 + spectra.imag**2
             mel.append(np.add.reduceat(lines_power, edges[:-1], axis=1) / lines)
-    # Where there are fewer windows than columns, a window is shown in several of them.
     first = np.arange(WIDTH) * count // WIDTH
-    size = np.maximum(np.diff(np.append(first, count)), 1)
+    size = np.diff(np.append(first, count))
     return (
         n_samples,
         np.minimum.reduceat(np.concatenate(low), first),

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile as sf
+from PIL import Image
 
 from xtts_core.corpus.decode import decode
 from xtts_core.errors import DecodeError
@@ -19,20 +23,88 @@ def tone(rate: int, seconds: float, hz: float = 440.0) -> npt.NDArray[np.float64
     return 0.5 * np.sin(2 * np.pi * hz * np.arange(round(rate * seconds)) / rate)
 
 
-def encode(path: Path, rate: int, seconds: float, codec: str, container: str) -> Path:
-    """A mono tone in any codec, and in a container that may differ from the suffix."""
-    with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout="mono")
-        samples = (tone(rate, seconds) * 32_767).astype(np.int16)
-        for start in range(0, len(samples), 1_024):
+def encode(
+    path: Path,
+    rate: int,
+    seconds: float,
+    codec: str,
+    container: str,
+    layout: str = "mono",
+    **options: str,
+) -> Path:
+    """A tone in any codec, and in a container that may differ from the suffix."""
+    with av.open(str(path), "w", format=container, options=options) as out:
+        stream: Any = out.add_stream(codec, rate=rate, layout=layout)
+        channels = stream.layout.nb_channels
+        samples = np.repeat((tone(rate, seconds) * 32_767).astype(np.int16), channels)
+        for start in range(0, len(samples) // channels, 1_024):
             frame = av.AudioFrame.from_ndarray(
-                samples[None, start : start + 1_024], format="s16", layout="mono"
+                samples[None, start * channels : (start + 1_024) * channels],
+                format="s16",
+                layout=layout,
             )
             frame.sample_rate = rate
             frame.pts = start
             frame.time_base = Fraction(1, rate)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
+    return path
+
+
+def half(source: Path, path: Path) -> Path:
+    whole = source.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def protected_mp4(path: Path) -> Path:
+    """An MP4 as Common Encryption (ISO 23001-7) makes it: the sample entry is `enca`, its scheme
+    `cenc`, and the content unreadable."""
+    encode(path, 48_000, 2, "aac", "mp4")
+    plain = path.read_bytes()
+    entry = plain.index(b"mp4a", plain.index(b"stsd")) - 4
+    (size,) = struct.unpack_from(">I", plain, entry)
+    key = box(b"tenc", bytes(4), bytes([0, 0, 1, 8]), bytes(range(16)))
+    scheme = box(b"schm", bytes(4), b"cenc", bytes([0, 1, 0, 0]))
+    sinf = box(b"sinf", box(b"frma", b"mp4a"), scheme, box(b"schi", key))
+    sealed = struct.pack(">I4s", size + len(sinf), b"enca") + plain[entry + 8 : entry + size] + sinf
+    content = bytearray(plain[:entry] + sealed + plain[entry + size :])
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):
+        at = plain.rindex(parent, 0, entry) - 4
+        struct.pack_into(">I", content, at, struct.unpack_from(">I", content, at)[0] + len(sinf))
+    media = plain.index(b"mdat") + 4
+    end = media - 8 + struct.unpack_from(">I", plain, media - 8)[0]
+    content[media:end] = np.random.default_rng(0).bytes(end - media)
+    path.write_bytes(content)
+    return path
+
+
+def protected_webm(path: Path) -> Path:
+    """A WebM whose track says in its ContentEncodings that it is encrypted (RFC 9559, 5.1.4.1)."""
+
+    def element(name: str, content: bytes) -> bytes:
+        return bytes.fromhex(name) + (len(content) | 1 << 56).to_bytes(8, "big") + content
+
+    def number(at: int) -> tuple[int, int]:
+        length = 9 - plain[at].bit_length()
+        return int.from_bytes(plain[at : at + length], "big") - (1 << 7 * length), at + length
+
+    encode(path, 48_000, 2, "libopus", "webm")
+    plain = path.read_bytes()
+    tracks = plain.rindex(bytes.fromhex("1654ae6b"))
+    tracks_size, first = number(tracks + 4)
+    entry = plain.index(b"\xae", first)
+    entry_size, inside = number(entry + 1)
+    encryption = bytes.fromhex("50338101") + element("5035", element("47e2", bytes(16)))
+    encodings = element("6d80", element("6240", encryption))
+    sealed = element("ae", plain[inside : inside + entry_size] + encodings)
+    whole = plain[first:entry] + sealed + plain[inside + entry_size : first + tracks_size]
+    path.write_bytes(plain[:tracks] + element("1654ae6b", whole) + plain[first + tracks_size :])
     return path
 
 
@@ -112,6 +184,89 @@ def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path) -> None:
     assert np.abs(written[round(3.1 * RATE) :]).max() > 0.4
 
 
+def test_a_clock_that_is_set_anew_is_not_a_hole(tmp_path: Path) -> None:
+    rate = 48_000
+    with av.open(str(tmp_path / "i.mkv"), "w", format="matroska") as out:
+        stream = out.add_stream("pcm_s16le", rate=rate, layout="mono")
+        samples = (tone(rate, 1) * 32_767).astype(np.int16)[None]
+        for second in (0, 3_600, 3_603):
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = rate
+            frame.pts = second * rate
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    audio = decode(tmp_path / "i.mkv", tmp_path / "o.wav")
+    assert audio.clock_jumps == 1
+    assert audio.filled_s == pytest.approx(2, abs=0.01)
+    assert audio.duration_s == pytest.approx(5, abs=0.01)
+
+
+def test_channels_that_change_inside_the_file_are_followed(tmp_path: Path) -> None:
+    parts = [
+        encode(tmp_path / layout, 44_100, 2, "libmp3lame", "mp3", layout)
+        for layout in ("stereo", "mono")
+    ]
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    audio = decode(joined, tmp_path / "o.wav")
+    samples, _ = sf.read(tmp_path / "o.wav")
+    assert audio.duration_s == pytest.approx(4, abs=0.15)
+    first, second = (samples[at * RATE : at * RATE + RATE // 2] for at in (1, 3))
+    assert np.std(second) == pytest.approx(np.std(first), rel=0.01)
+
+
+def test_a_film_keeps_the_voice_in_its_centre_and_does_not_clip(tmp_path: Path) -> None:
+    centre, loud = np.zeros((96_000, 6)), np.repeat(1.99 * tone(96_000, 1)[:, None], 6, axis=1)
+    centre[:, 2] = tone(96_000, 1)
+    for name, channels in (("centre", centre), ("loud", loud)):
+        sf.write(tmp_path / f"{name}.wav", channels, 96_000, "PCM_24")
+    voice = decode(tmp_path / "centre.wav", tmp_path / "o.wav")
+    assert voice.source_channels == 6
+    assert voice.rms_dbfs == pytest.approx(-9.03 + 20 * np.log10(1 / 3.414), abs=0.1)
+    assert decode(tmp_path / "loud.wav", tmp_path / "o.wav").clipped_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s"), [(10.31, 22.75), (70.0, None), (None, 3.0), (0.0, 77.9)]
+)
+def test_a_span_is_exactly_that_part_of_the_whole(
+    demo: Path, tmp_path: Path, start_s: float | None, end_s: float | None
+) -> None:
+    decode(demo / "feira-dora.webm", tmp_path / "whole.wav")
+    audio = decode(demo / "feira-dora.webm", tmp_path / "part.wav", start_s=start_s, end_s=end_s)
+    whole, _ = sf.read(tmp_path / "whole.wav", dtype="int16")
+    part, _ = sf.read(tmp_path / "part.wav", dtype="int16")
+    first = round((start_s or 0) * RATE)
+    last = len(whole) if end_s is None else round(end_s * RATE)
+    np.testing.assert_array_equal(part, whole[first:last])
+    assert audio.n_samples == len(part)
+
+
+def test_a_span_needs_only_what_comes_before_its_end(demo: Path, tmp_path: Path) -> None:
+    path = half(demo / "feira-dora.webm", tmp_path / "half.webm")
+    audio = decode(path, tmp_path / "o.wav", start_s=5, end_s=20)
+    assert audio.duration_s == pytest.approx(15)
+    assert audio.recording_s < 30
+    for start_s, end_s in ((5.0, None), (None, 60.0), (60.0, None)):
+        with pytest.raises(DecodeError, match="truncated"):
+            decode(path, tmp_path / "o.wav", start_s=start_s, end_s=end_s)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "reason"),
+    [
+        (78.0, None, r"span starts at 78 s, and the recording has 77\.29 s"),
+        (70.0, 99.5, r"span ends at 99\.5 s, and the recording has 77\.29 s"),
+    ],
+)
+def test_a_span_outside_the_recording_is_refused(
+    demo: Path, tmp_path: Path, start_s: float, end_s: float | None, reason: str
+) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode(demo / "feira-dora.webm", tmp_path / "o.wav", start_s=start_s, end_s=end_s)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_clipped_samples_are_counted(tmp_path: Path) -> None:
     sf.write(tmp_path / "i.wav", np.clip(4 * tone(RATE, 1), -1, 1), RATE)
     audio = decode(tmp_path / "i.wav", tmp_path / "o.wav")
@@ -125,11 +280,52 @@ def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_truncated_file_is_refused_with_its_name(demo: Path, tmp_path: Path) -> None:
-    whole = (demo / "feira-dora.webm").read_bytes()
-    path = tmp_path / "half.webm"
-    path.write_bytes(whole[: len(whole) // 2])
+    path = half(demo / "feira-dora.webm", tmp_path / "half.webm")
     with pytest.raises(DecodeError, match=r"half\.webm: The file is truncated: 3\d\.\d s of 77"):
         decode(path, tmp_path / "o.wav")
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "options"),
+    [
+        ("aac", "mp4", {"movflags": "faststart"}),
+        ("libmp3lame", "mp3", {}),
+        ("libopus", "ogg", {}),
+        ("pcm_s16le", "wav", {}),
+        ("flac", "flac", {}),
+        ("pcm_s16be", "aiff", {}),
+    ],
+)
+def test_a_missing_end_is_seen_where_the_container_tells(
+    tmp_path: Path, codec: str, container: str, options: dict[str, str]
+) -> None:
+    whole = encode(tmp_path / "whole", 48_000, 6, codec, container, **options)
+    assert decode(whole, tmp_path / "o.wav").duration_s == pytest.approx(6, abs=0.1)
+    with pytest.raises(DecodeError, match="truncated"):
+        decode(half(whole, tmp_path / "half"), tmp_path / "half.wav")
+    assert not (tmp_path / "half.wav").exists()
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "whole.mp4", 48_000, 4, "aac", "mp4")
+    with pytest.raises(DecodeError, match=r"cannot be decoded.*truncated"):
+        decode(half(whole, tmp_path / "half.mp4"), tmp_path / "o.wav")
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_wav_written_into_a_pipe_states_no_length(tmp_path: Path, size: int) -> None:
+    path = encode(tmp_path / "i.wav", 16_000, 2, "pcm_s16le", "wav")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"data") + 4, size)
+    path.write_bytes(content)
+    assert decode(path, tmp_path / "o.wav").duration_s == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("make", [protected_mp4, protected_webm])
+def test_protected_sound_is_named_as_such(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    with pytest.raises(DecodeError, match="protected"):
+        decode(make(tmp_path / "i"), tmp_path / "o.wav")
+    assert not (tmp_path / "o.wav").exists()
 
 
 def test_damaged_packets_are_refused(tmp_path: Path) -> None:
@@ -138,7 +334,7 @@ def test_damaged_packets_are_refused(tmp_path: Path) -> None:
     for at in range(len(content) // 4, len(content), 500):
         content[at : at + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=r"i\.flac"):
+    with pytest.raises(DecodeError, match=r"i\.flac: \d+ of \d+ packets are damaged"):
         decode(path, tmp_path / "o.wav")
 
 
@@ -164,13 +360,23 @@ def test_what_is_no_media_is_refused(tmp_path: Path, content: bytes, reason: str
         decode(path, tmp_path / "o.wav")
 
 
+def test_a_picture_and_a_playlist_are_no_recordings(demo: Path, tmp_path: Path) -> None:
+    with (tmp_path / "i.mp4").open("wb") as file:
+        Image.new("RGB", (32, 32)).save(file, "PNG")
+    with pytest.raises(DecodeError, match=r"no audio track \(png"):
+        decode(tmp_path / "i.mp4", tmp_path / "o.wav")
+    (tmp_path / "v.webm").write_bytes((demo / "cidade-alex.webm").read_bytes())
+    (tmp_path / "l.mp4").write_text("ffconcat version 1.0\nfile v.webm\n")
+    with pytest.raises(DecodeError, match="playlist"):
+        decode(tmp_path / "l.mp4", tmp_path / "o.wav")
+
+
 def test_a_refused_file_leaves_the_old_output_and_nothing_else(demo: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / "o.wav"
     decode(demo / "cidade-alex.webm", target)
     before = target.read_bytes()
-    whole = (demo / "feira-dora.webm").read_bytes()
-    (tmp_path / "half.webm").write_bytes(whole[: len(whole) // 2])
+    path = half(demo / "feira-dora.webm", tmp_path / "half.webm")
     with pytest.raises(DecodeError):
-        decode(tmp_path / "half.webm", target)
+        decode(path, target)
     assert target.read_bytes() == before
     assert list(target.parent.iterdir()) == [target]
