@@ -25,16 +25,27 @@ from xtts_core.store import WHOLE, CorpusStore, read_json
 MAX_REQUESTS_PER_TICK = 200
 """The daemon enqueues run requests one by one (dagster-io/dagster#7763)."""
 
+MAX_UNFINISHED_RUNS = 200
+"""Further rows wait in videos.csv and not in Dagster's queue, since the daemon reads the whole
+queue on every pass."""
+
+FINISHED = (
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+)
+
 VERSION_TAG = "xtts/version"
 
 
 @dataclass
 class Asked:
-    """The cursor: what was requested so far.
+    """The cursor: what the disk does not tell.
 
-    `rows` maps a video id to the row hash last asked for. `generation` makes a run key new: a run
-    key works once for ever, and the same hash is asked for again when an edit is undone. It
-    starts at the clock so that a reset cursor does not repeat old keys.
+    `rows` maps the id of each row that was asked for and is not made yet to its hash, so the
+    cursor, which Dagster stores with every tick, does not grow with the corpus. `generation` makes
+    a run key new: a run key works once for ever, and the same hash is asked for again when an edit
+    is undone. It starts at the clock so that a reset cursor does not repeat old keys.
     """
 
     generation: int
@@ -43,7 +54,17 @@ class Asked:
 
     @classmethod
     def parse(cls, cursor: str | None) -> Self:
-        return cls(**json.loads(cursor)) if cursor else cls(generation=int(time.time()))
+        """Raises CatalogueError where the cursor is not one of this sensor's."""
+        if not cursor:
+            return cls(generation=int(time.time()))
+        try:
+            return cls(**json.loads(cursor))
+        except (ValueError, TypeError) as error:
+            raise CatalogueError(
+                f"The cursor cannot be read: {error}",
+                where="videos_csv_sensor",
+                remedy="Reset it; rows that are prepared are not prepared again",
+            ) from None
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -52,7 +73,7 @@ class Asked:
 def rows_to_prepare(
     rows: Iterable[CatalogueRow], asked: Asked, made: Callable[[str], str | None]
 ) -> list[CatalogueRow]:
-    """The rows that need a run, and `asked.rows` cleared of those that have had theirs.
+    """The rows that need a run; `asked.rows` keeps those alone that still wait for theirs.
 
     Args:
         made: the row hash that `videos` last recorded for an id, or None.
@@ -60,14 +81,20 @@ def rows_to_prepare(
     A row whose hash is made needs nothing, whoever made it (a backfill, `xtts run`). It is also
     forgotten as asked: otherwise an edit, its undoing before the run started, and the same edit
     again would look asked for. A row that was asked for and not made is running, queued or
-    failed: asking at every tick would fail it at every tick.
+    failed: asking at every tick would fail it at every tick. Taken out of the file and put back,
+    it is asked for again.
     """
     wanted = []
+    waiting = {}
     for row in rows:
-        if made(row.video_id) == row.row_hash:
-            asked.rows.pop(row.video_id, None)
-        elif asked.rows.get(row.video_id) != row.row_hash:
+        row_hash = row.row_hash
+        if made(row.video_id) == row_hash:
+            continue
+        if asked.rows.get(row.video_id) == row_hash:
+            waiting[row.video_id] = row_hash
+        else:
             wanted.append(row)
+    asked.rows = waiting
     return wanted
 
 
@@ -76,28 +103,36 @@ def rows_to_prepare(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def videos_csv_sensor(
-    context: dg.SensorEvaluationContext, platform: Platform
-) -> dg.SensorResult | dg.SkipReason:
+def videos_csv_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     """Registers each new row of videos.csv and prepares it; prepares a changed row again.
 
-    Rows that disappear delete nothing, and neither does a file that cannot be read.
+    Rows that disappear delete nothing, and neither does a file that cannot be read. Every tick
+    looks at every row and its `videos/<id>.json`: that costs half a second for ten thousand rows
+    (benchmarks/corpus/sensor.py), and a shortcut for a file that did not change would miss what
+    was removed from the disk.
     """
+    asked = Asked.parse(context.cursor)
     try:
         catalogue = read_catalogue(platform.environment.videos_csv)
     except CatalogueError as error:
-        return dg.SkipReason(str(error))
+        return dg.SensorResult(skip_reason=str(error), cursor=asked.dump())
     for problem in catalogue.problems:
         context.log.warning(f"videos.csv line {problem.line}: {problem.reason}")
 
-    asked = Asked.parse(context.cursor)
     store = platform.store
-    wanted = rows_to_prepare(catalogue.rows, asked, lambda key: _made_row_hash(store, key))
-    batch = wanted[:MAX_REQUESTS_PER_TICK]
-    if not batch:
-        return dg.SensorResult(cursor=asked.dump())
-
     registered = set(context.instance.get_dynamic_partitions(str(videos_partitions.name)))
+    gone = registered - {row.video_id for row in catalogue.rows}
+    if gone:
+        context.log.info(f"{len(gone)} videos have no row any more; nothing of them is deleted")
+
+    wanted = rows_to_prepare(catalogue.rows, asked, lambda key: _made_row_hash(store, key))
+    unfinished = _unfinished_runs(context.instance)
+    batch = wanted[: max(0, MAX_UNFINISHED_RUNS - unfinished)]
+    if not batch:
+        return dg.SensorResult(
+            skip_reason=_why_idle(len(wanted), unfinished, asked), cursor=asked.dump()
+        )
+
     new = [row.video_id for row in batch if row.video_id not in registered]
     base = read_result(store, "base_model", WHOLE)
     name = platform.training.base_model.name
@@ -177,6 +212,30 @@ def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def _made_row_hash(store: CorpusStore, video_id: str) -> str | None:
     path = store.video(video_id)
     return read_json(path)["row_hash"] if path.is_file() else None
+
+
+def _unfinished_runs(instance: dg.DagsterInstance) -> int:
+    return instance.get_runs_count(
+        dg.RunsFilter(
+            job_name=prepare_video.name,
+            statuses=[status for status in dg.DagsterRunStatus if status not in FINISHED],
+        )
+    )
+
+
+def _why_idle(wanted: int, unfinished: int, asked: Asked) -> str | None:
+    """What a person who looks at an idle tick wants to know, or None where all is prepared."""
+    if wanted:
+        return f"{wanted} rows wait until some of {unfinished} runs of prepare_video are done"
+    if not asked.rows:
+        return None
+    if unfinished:
+        return f"{len(asked.rows)} rows wait for their runs"
+    return (
+        f"The runs of {len(asked.rows)} rows ended before they recorded the row "
+        f"({', '.join(list(asked.rows)[:5])}…). They are asked for again when the row changes, or "
+        "when the cursor is reset; `xtts run --video ID` prepares one at once"
+    )
 
 
 def _version(store: CorpusStore, asset: str, key: str) -> str | None:
