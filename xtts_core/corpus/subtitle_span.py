@@ -102,7 +102,8 @@ def _words_in(cue: _Cue, start_s: float, end_s: float) -> tuple[str, ...]:
                 if start_s <= time_s < end_s
             )
         )
-    return tuple(lines)
+    # An empty line would end the cue.
+    return tuple(line for line in lines if line)
 
 
 def _cues(vtt: str) -> Iterator[_Cue]:

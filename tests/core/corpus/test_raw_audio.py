@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile as sf
 
@@ -12,8 +13,9 @@ from xtts_core.corpus.raw_audio import make_raw_audio
 from xtts_core.corpus.videos import make_video
 from xtts_core.errors import DecodeError, SourceError, UpstreamError
 from xtts_core.settings import DatasetSettings, DownloadSettings
-from xtts_core.stage import StageResult, require
+from xtts_core.stage import Markdown, StageResult, require
 from xtts_core.store import CorpusStore, read_json
+from xtts_core.transcription.subtitles import Cue, read_cues
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\nBom dia, João.\n\n"
 SETTINGS = DatasetSettings(download=DownloadSettings(retries=0, retry_delay_s=0))
@@ -124,6 +126,82 @@ def test_subtitles_that_cannot_be_read_are_named_and_the_rest_goes_on(
     assert failed(result) == {"subtitles_readable"}
 
 
+def test_subtitles_that_later_stages_cannot_read_are_named_with_the_line(
+    store: CorpusStore, media: Path, demo: Path
+) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    (media / "v.pt.vtt").write_text("WEBVTT\n\n00:00:03.000 --> 00:00:01.000\nBom dia.\n")
+    make(store, media, "v.webm")
+    assert read_json(store.raw_provenance("a"))["subtitles_rejected"] == [
+        {
+            "name": "v.pt.vtt",
+            "reason": "line 3: The cue ends before it starts: '00:00:03.000 --> 00:00:01.000'",
+        }
+    ]
+
+
+def make_span(store: CorpusStore, media: Path, span: str) -> StageResult:
+    csv_path = media / "videos.csv"
+    csv_path.write_text(f"video_id,source,language,licence,start,end\na,v.webm,pt,x,{span}\n")
+    make_video(store, SETTINGS, csv_path, "a")
+    return make_raw_audio(store, SETTINGS, "a")
+
+
+def test_a_row_with_a_span_gives_that_part_with_its_subtitles(
+    store: CorpusStore, media: Path, demo: Path, demo_corpus: CorpusStore
+) -> None:
+    shutil.copy(demo / "feira-dora.webm", media / "v.webm")
+    shutil.copy(demo / "feira-dora.pt-BR.vtt", media / "v.pt-BR.vtt")
+    cues = read_cues(demo / "feira-dora.pt-BR.vtt")
+    start_s, end_s = round(cues[2].end_s + 0.1, 1), round(cues[6].end_s + 0.1, 1)
+    result = make_span(store, media, f"{start_s},{end_s}")
+    whole, _ = sf.read(demo_corpus.raw_audio("feira-dora"), dtype="int16")
+    part, _ = sf.read(store.raw_audio("a"), dtype="int16")
+    np.testing.assert_array_equal(part, whole[round(start_s * 22_050) : round(end_s * 22_050)])
+    provenance = read_json(store.raw_provenance("a"))
+    assert provenance["span"] == {"start_s": start_s, "end_s": end_s}
+    assert result.metadata["duration_s"] == pytest.approx(end_s - start_s, abs=0.001)
+    assert read_cues(store.raw_subtitles("a", "pt-BR")) == [
+        Cue(round(cue.start_s - start_s, 3), round(cue.end_s - start_s, 3), cue.text)
+        for cue in cues[3:7]
+    ]
+
+
+def test_a_span_without_a_cue_has_no_subtitles(store: CorpusStore, media: Path, demo: Path) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    (media / "v.pt.srt").write_text(SRT, encoding="utf-8")
+    make_span(store, media, "10,")
+    provenance = read_json(store.raw_provenance("a"))
+    assert provenance["subtitles"] == []
+    assert provenance["subtitles_rejected"][0]["reason"] == "no cue lies within the span"
+
+
+def test_a_span_that_is_edited_is_decoded_anew_and_one_of_nothing_changes_nothing(
+    store: CorpusStore, media: Path, demo: Path
+) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    plain = make(store, media, "v.webm")
+    whole = make_span(store, media, ",")
+    assert whole.skipped
+    assert whole.fingerprint == plain.fingerprint
+    spans = [make_span(store, media, span) for span in ("10,", "10,20", "10,20")]
+    assert [result.skipped for result in spans] == [False, False, True]
+
+
+def test_a_recording_is_shown_and_its_measures_are_told(demo_corpus: CorpusStore) -> None:
+    result = require(demo_corpus, "raw_audio", "feira-dora")
+    picture = result.metadata["picture"]
+    assert isinstance(picture, Markdown)
+    assert picture.text.startswith("![")
+    samples, rate = sf.read(demo_corpus.raw_audio("feira-dora"))
+    lufs = pyloudnorm.Meter(rate).integrated_loudness(samples)
+    assert result.metadata["loudness_lufs"] == pytest.approx(lufs, abs=0.05)
+    assert (result.metadata["filled_s"], result.metadata["clock_jumps"]) == (0, 0)
+    values = {verdict.check: verdict.value for verdict in result.verdicts}
+    assert values["decodable"] == 0
+    assert values["loudness"] == result.metadata["loudness_lufs"]
+
+
 def test_subtitles_of_an_earlier_version_are_removed(
     store: CorpusStore, media: Path, demo: Path
 ) -> None:
@@ -193,6 +271,7 @@ def test_equal_inputs_are_not_decoded_again(store: CorpusStore, media: Path, dem
         (np.zeros(44_100), "not_silent"),
         (0.5 * np.ones(11_025), "duration_in_range"),
         (np.sign(np.sin(np.arange(44_100) / 50)), "clipping_ratio"),
+        (0.003 * np.sin(np.arange(44_100) / 50), "loudness"),
     ],
 )
 def test_sound_that_cannot_be_used_fails_its_check(
