@@ -44,10 +44,12 @@ class DownloadSettings(_Section):
     format: str = "bestaudio/best"
     retries: int = Field(3, ge=0)
     retry_delay_s: float = Field(5.0, ge=0)
+    busy_delay_s: float = Field(60.0, ge=0)
+    max_delay_s: float = Field(900.0, ge=0)
     subtitle_languages: Strings = ("pt", "pt-BR", "pt-orig")
     subtitle_format: Literal["vtt"] = "vtt"
     cookies_file: str | None = None
-    proxy: str | None = None
+    proxy: str | None = Field(None, pattern=r"^((https?|socks4a?|socks5h?)://\S+)?$")
 
 
 class AudioSettings(_Section):
