@@ -155,6 +155,11 @@ class FilterSettings(_Section):
     reject_forced_cuts: bool = True
     max_clipping_ratio: float = Field(0.001, ge=0, le=1)
     min_snr_db: float = 5.0
+    min_change_similarity: float | None = Field(0.66, le=1)
+    min_speaker_similarity: float | None = Field(0.83, ge=-1, le=1)
+    max_music_ratio: float | None = Field(0.5, ge=0, le=1)
+    min_bandwidth_hz: float | None = Field(4500.0, ge=0, le=SAMPLE_RATE_HZ / 2)
+    max_reverberation_s: float | None = Field(0.6, gt=0)
 
 
 class SplitSettings(_Section):

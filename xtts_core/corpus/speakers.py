@@ -289,7 +289,9 @@ def _encoder_view(clip: npt.NDArray[np.int16]) -> Float32:
 
 
 def _voiced(mel: Float32) -> Float32:
-    """The frames that are not pauses."""
+    """The frames that are not pauses; all of them where they fit into one window anyway."""
+    if len(mel) <= _WINDOW:
+        return mel
     level = 10 * np.log10(mel.sum(axis=1, dtype=np.float64) + _TINY)
     level = np.convolve(level, np.full(_SMOOTHED_FRAMES, 1 / _SMOOTHED_FRAMES), "same")
     background, loud = np.percentile(level, (_BACKGROUND_PERCENTILE, _LOUD_PERCENTILE))

@@ -32,7 +32,7 @@ the hours of raw podcasts (mesolitica/Malaysian-Emilia), before any segmentation
 
 METADATA = Stage(
     "metadata",
-    "1",
+    "2",
     (
         CheckSpec("every_segment_accounted", "error", "each segment is a row, once"),
         CheckSpec("has_accepted_clips", "error", "at least one clip can be trained on"),
@@ -55,9 +55,17 @@ METADATA_SCHEMA = pa.schema(
         ("cut", pa.string()),
         ("rms_dbfs", pa.float64()),
         ("peak_dbfs", pa.float64()),
+        ("true_peak_dbtp", pa.float64()),
+        ("loudness_lufs", pa.float64()),
         ("clipping_ratio", pa.float64()),
         ("snr_db", pa.float64()),
         ("speech_ratio", pa.float64()),
+        ("bandwidth_hz", pa.float64()),
+        ("reverberation_s", pa.float64()),
+        ("music_ratio", pa.float64()),
+        ("halves_similarity", pa.float64()),
+        ("change_similarity", pa.float64()),
+        ("speaker_similarity", pa.float64()),
         ("text_raw", pa.string()),
         ("text", pa.string()),
         ("text_source", pa.string()),
@@ -68,8 +76,10 @@ METADATA_SCHEMA = pa.schema(
         ("accepted", pa.bool_()),
         ("reasons", pa.list_(pa.string())),
     ],
-    metadata={"xtts_schema_version": "1"},
+    metadata={"xtts_schema_version": "2"},
 )
+"""The measures are those of `segments`, null where a clip has none; its speaker embedding stays
+there."""
 
 _FROM_SEGMENT = (
     "path",
@@ -80,9 +90,17 @@ _FROM_SEGMENT = (
     "cut",
     "rms_dbfs",
     "peak_dbfs",
+    "true_peak_dbtp",
+    "loudness_lufs",
     "clipping_ratio",
     "snr_db",
     "speech_ratio",
+    "bandwidth_hz",
+    "reverberation_s",
+    "music_ratio",
+    "halves_similarity",
+    "change_similarity",
+    "speaker_similarity",
 )
 
 
@@ -202,6 +220,11 @@ def _judge(
             cut=segment["cut"],
             clipping_ratio=segment["clipping_ratio"],
             snr_db=segment["snr_db"],
+            change_similarity=segment["change_similarity"],
+            speaker_similarity=segment["speaker_similarity"],
+            music_ratio=segment["music_ratio"],
+            bandwidth_hz=segment["bandwidth_hz"],
+            reverberation_s=segment["reverberation_s"],
             text=text,
             tokens=tokens,
             unknown_token=tokenizer.unknown_id,

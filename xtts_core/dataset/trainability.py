@@ -23,18 +23,29 @@ REASONS: dict[str, str] = {
     "forced_cut": "cut without a pause, so a word may be broken",
     "clipped": "a greater share of clipped samples than filters.max_clipping_ratio",
     "low_snr": "a signal-to-noise ratio below filters.min_snr_db",
+    "mixed_speakers": "two voices: its parts are less alike than filters.min_change_similarity",
+    "speaker_outlier": "less like the video's speaker than filters.min_speaker_similarity",
+    "music_bed": "music for a greater share of the clip than filters.max_music_ratio",
+    "narrow_band": "no speech above filters.min_bandwidth_hz, as from a telephone",
+    "reverberant": "a longer reverberation than filters.max_reverberation_s",
 }
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the rules look at: `samples` at 22 050 Hz, `tokens` of the base model's tokenizer."""
+    """What the rules look at: `samples` at 22 050 Hz, `tokens` of the base model's tokenizer, and
+    the measures as `segments` has them (None: there is no such measure of this clip)."""
 
     samples: int
     duration_s: float
     cut: str
     clipping_ratio: float
     snr_db: float
+    change_similarity: float | None
+    speaker_similarity: float | None
+    music_ratio: float | None
+    bandwidth_hz: float | None
+    reverberation_s: float | None
     text: str
     tokens: Sequence[int]
     unknown_token: int
@@ -44,7 +55,10 @@ class Candidate:
 def rejection_reasons(
     clip: Candidate, filters: FilterSettings, text: TextSettings
 ) -> tuple[str, ...]:
-    """Every reason that holds, in the order of `REASONS`; empty for a clip that is accepted."""
+    """Every reason that holds, in the order of `REASONS`; empty for a clip that is accepted.
+
+    A measure that a clip does not have, or a limit that is null, gives no reason.
+    """
     words = len(clip.text.split())
     holds = {
         "too_long": clip.samples > MAX_CLIP_SAMPLES,
@@ -57,5 +71,14 @@ def rejection_reasons(
         "forced_cut": filters.reject_forced_cuts and clip.cut == "forced",
         "clipped": clip.clipping_ratio > filters.max_clipping_ratio,
         "low_snr": clip.snr_db < filters.min_snr_db,
+        "mixed_speakers": _below(clip.change_similarity, filters.min_change_similarity),
+        "speaker_outlier": _below(clip.speaker_similarity, filters.min_speaker_similarity),
+        "music_bed": _below(filters.max_music_ratio, clip.music_ratio),
+        "narrow_band": _below(clip.bandwidth_hz, filters.min_bandwidth_hz),
+        "reverberant": _below(filters.max_reverberation_s, clip.reverberation_s),
     }
     return tuple(reason for reason in REASONS if holds[reason])
+
+
+def _below(smaller: float | None, greater: float | None) -> bool:
+    return smaller is not None and greater is not None and smaller < greater

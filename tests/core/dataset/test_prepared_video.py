@@ -89,8 +89,8 @@ def corpus(prepared: Path, tmp_path: Path) -> Corpus:
 
 def test_transcripts_of_earlier_segments_are_refused(corpus: Corpus) -> None:
     """Clips are numbered: the old text would be joined to other audio."""
-    before = corpus.make("segments", "one").row_count
-    assert corpus.make("segments", "one", OTHER_CLIPS).row_count != before
+    before = corpus.make("segments", "one").data_version
+    assert corpus.make("segments", "one", OTHER_CLIPS).data_version != before
     with pytest.raises(UpstreamError, match="transcripts of one belongs to an earlier segments"):
         corpus.make("metadata", "one")
 
@@ -166,3 +166,21 @@ def test_every_rejected_clip_has_its_reason(corpus: Corpus) -> None:
     corpus.make("metadata", "one", NOTHING_PASSES)
     rows = pq.read_table(corpus.store.metadata("one")).to_pylist()
     assert all(row["reasons"] == ["low_snr"] for row in rows)
+
+
+def test_the_measures_of_the_segments_stand_beside_the_verdict(corpus: Corpus) -> None:
+    rows = pq.read_table(corpus.store.metadata("one")).to_pylist()
+    segments = pq.read_table(corpus.store.segments_table("one")).to_pylist()
+    for name in ("change_similarity", "speaker_similarity", "loudness_lufs", "bandwidth_hz"):
+        assert [row[name] for row in rows] == [segment[name] for segment in segments]
+        assert all(row[name] is not None for row in rows)
+    assert "speaker_embedding" not in rows[0]
+
+
+def test_another_limit_judges_the_same_segments_again(corpus: Corpus) -> None:
+    nobody = DatasetSettings(filters=FilterSettings(min_speaker_similarity=1.0))
+    assert corpus.make("segments", "one", nobody).skipped
+    assert corpus.make("transcripts", "one", nobody).skipped
+    corpus.make("metadata", "one", nobody)
+    rows = pq.read_table(corpus.store.metadata("one")).to_pylist()
+    assert all(row["reasons"] == ["speaker_outlier"] for row in rows)

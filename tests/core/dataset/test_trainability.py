@@ -15,6 +15,11 @@ GOOD = Candidate(
     cut="pause",
     clipping_ratio=0.0,
     snr_db=25.0,
+    change_similarity=0.8,
+    speaker_similarity=0.95,
+    music_ratio=0.0,
+    bandwidth_hz=10_000.0,
+    reverberation_s=0.2,
     text="o quilo do tomate custava sete reais",
     tokens=[5] * 30,
     unknown_token=1,
@@ -44,6 +49,11 @@ def test_a_good_clip_has_no_reason() -> None:
         ("forced_cut", replace(GOOD, cut="forced")),
         ("clipped", replace(GOOD, clipping_ratio=0.01)),
         ("low_snr", replace(GOOD, snr_db=4.0)),
+        ("mixed_speakers", replace(GOOD, change_similarity=0.65)),
+        ("speaker_outlier", replace(GOOD, speaker_similarity=0.82)),
+        ("music_bed", replace(GOOD, music_ratio=0.51)),
+        ("narrow_band", replace(GOOD, bandwidth_hz=4_000.0)),
+        ("reverberant", replace(GOOD, reverberation_s=0.61)),
     ],
 )
 def test_each_rule_gives_its_reason_alone(reason: str, clip: Candidate) -> None:
@@ -51,7 +61,51 @@ def test_each_rule_gives_its_reason_alone(reason: str, clip: Candidate) -> None:
 
 
 def test_the_limits_themselves_are_accepted() -> None:
-    assert reasons(replace(GOOD, samples=255_995, tokens=[5] * 200, text="sim " * 50)) == ()
+    limits = FilterSettings()
+    at_limits = replace(
+        GOOD,
+        samples=255_995,
+        tokens=[5] * 200,
+        text="sim " * 50,
+        change_similarity=limits.min_change_similarity,
+        speaker_similarity=limits.min_speaker_similarity,
+        music_ratio=limits.max_music_ratio,
+        bandwidth_hz=limits.min_bandwidth_hz,
+        reverberation_s=limits.max_reverberation_s,
+    )
+    assert reasons(at_limits) == ()
+
+
+def test_a_measure_that_a_clip_does_not_have_is_no_reason() -> None:
+    unknown = replace(
+        GOOD,
+        change_similarity=None,
+        speaker_similarity=None,
+        music_ratio=None,
+        bandwidth_hz=None,
+        reverberation_s=None,
+    )
+    assert reasons(unknown) == ()
+
+
+def test_a_limit_of_null_asks_nothing() -> None:
+    bad = replace(
+        GOOD,
+        change_similarity=0.0,
+        speaker_similarity=0.0,
+        music_ratio=1.0,
+        bandwidth_hz=1_000.0,
+        reverberation_s=5.0,
+    )
+    assert len(reasons(bad)) == 5
+    off = FilterSettings(
+        min_change_similarity=None,
+        min_speaker_similarity=None,
+        max_music_ratio=None,
+        min_bandwidth_hz=None,
+        max_reverberation_s=None,
+    )
+    assert rejection_reasons(bad, off, TextSettings()) == ()
 
 
 def test_every_reason_that_holds_is_given_in_the_order_of_the_list() -> None:
