@@ -28,6 +28,8 @@ MAX_SNR_DB = 100.0
 WINDOW = 2048
 HOP = 1024
 """93 ms windows: lines 11 Hz apart, so that the harmonics of a voice and notes are lines."""
+FRAMES_AT_ONCE = 16
+"""Half the time of all frames at once, whose memory the kernel has to hand out anew each time."""
 
 BAND_LINES = 8
 DOWN_DB = 50.0
@@ -100,8 +102,12 @@ def power_spectrum(samples: Int16) -> Float32:
     if len(samples) < WINDOW:
         return np.zeros((0, WINDOW // 2 + 1), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
-    spectrum = np.fft.rfft(frames * _hann(), axis=1)
-    return np.asarray(spectrum.real**2 + spectrum.imag**2, np.float32)
+    power = np.empty((len(frames), WINDOW // 2 + 1), np.float32)
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        block = slice(first, first + FRAMES_AT_ONCE)
+        spectrum = np.fft.rfft(frames[block] * _hann(), axis=1)
+        power[block] = spectrum.real**2 + spectrum.imag**2
+    return power
 
 
 def bandwidth_hz(spectrum: Float32) -> float | None:
@@ -136,7 +142,8 @@ def reverberation_s(samples: Int16) -> float | None:
     10 dB over the background and less, or where no pause is long enough for the room.
     """
     level = _step_levels(samples)
-    times = [time for stretch in _falls(level) if (time := _decay_s(stretch)) is not None]
+    decays = (_decay_s(stretch) for stretch in _falls(level))
+    times = [time for time in decays if time is not None]
     if len(times) < MIN_DECAYS:
         return None
     return float(np.percentile(times, FREE_PERCENTILE))
@@ -211,7 +218,7 @@ def _step_levels(samples: Int16) -> npt.NDArray[np.float64]:
 
 def _falls(level: npt.NDArray[np.float64]) -> list[list[float]]:
     """The stretches from a maximum to where the level ends to fall, without what lies near the
-    background."""
+    background, and only those that are deep enough."""
     if len(level) == 0:
         return []
     ground = float(np.percentile(level, BACKGROUND_PERCENTILE)) + OVER_BACKGROUND_DB
@@ -222,7 +229,8 @@ def _falls(level: npt.NDArray[np.float64]) -> list[list[float]]:
         if value < levels[lowest]:
             lowest = at
         if value < ground or value > levels[lowest] + RISE_DB or value > levels[top]:
-            found.append(levels[top : lowest + 1])
+            if levels[top] - levels[lowest] >= DIRECT_DB + MIN_DECAY_DB:
+                found.append(levels[top : lowest + 1])
             top = lowest = at
     return found
 

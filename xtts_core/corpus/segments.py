@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 import shutil
+import wave
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -31,6 +32,7 @@ from xtts_core.corpus.measures import (
     reverberation_s,
     snr_db,
 )
+from xtts_core.corpus.pictures import recording_picture
 from xtts_core.corpus.segmentation import Segment, longest_clip, longest_speech, segment
 from xtts_core.corpus.speakers import EMBEDDING_SIZE, measure_speakers, outlier_share
 from xtts_core.corpus.vad import Envelope, Region, measure, voice_regions
@@ -60,7 +62,6 @@ from xtts_core.store import (
     atomic_dir,
     atomic_file,
     read_json,
-    sha256_file,
     sha256_json,
 )
 from xtts_core.transcription.subtitles import read_cues
@@ -175,8 +176,8 @@ def make_segments(
         # A folder of this fingerprint that no table points to is left from a killed run.
         shutil.rmtree(folder, ignore_errors=True)
         with atomic_dir(folder) as aside:
-            writer = _ClipWriter(wav, aside, video_id, envelope, speech, gain_db, settings)
-            rows = writer.write(clips)
+            fade_s = settings.segmentation.fade_s
+            rows = _write_clips(wav, aside, video_id, clips, envelope, speech, gain_db, fade_s)
             started = monotonic()
             files = [aside / f"{row['segment_id']}.wav" for row in rows]
             voices = measure_speakers(_samples_of(files), settings.speakers, progress)
@@ -203,6 +204,7 @@ def make_segments(
                 **summary(rows, envelope.n_samples, gain_db, dropped),
                 "cue_ends": len(cue_ends),
                 "speaker_pass_s": round(speaker_pass_s, 3),
+                "picture": recording_picture(wav, [(clip.start, clip.end) for clip in clips]),
             },
             row_count=len(rows),
         )
@@ -302,63 +304,69 @@ def summary(
     }
 
 
-class _ClipWriter:
-    """Cuts clips out of one recording, at one gain, into one folder."""
+def _write_clips(
+    wav: Path,
+    folder: Path,
+    video_id: str,
+    clips: Sequence[Segment],
+    envelope: Envelope,
+    speech: npt.NDArray[np.bool_],
+    gain_db: float,
+    fade_s: float,
+) -> list[dict[str, Any]]:
+    """Write each clip and give its row, without what is told of several clips together."""
+    import soundfile as sf
 
-    def __init__(
-        self,
-        wav: Path,
-        folder: Path,
-        video_id: str,
-        envelope: Envelope,
-        speech: npt.NDArray[np.bool_],
-        gain_db: float,
-        settings: DatasetSettings,
-    ) -> None:
-        self._wav = wav
-        self._folder = folder
-        self._video_id = video_id
-        self._envelope = envelope
-        self._speech = speech
-        self._gain_db = gain_db
-        self._fade_s = settings.segmentation.fade_s
-
-    def write(self, clips: Sequence[Segment]) -> list[dict[str, Any]]:
-        """Write each clip and give its row, in order; a clip in memory for each core."""
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return list(pool.map(self._write, range(1, len(clips) + 1), clips))
-
-    def _write(self, number: int, clip: Segment) -> dict[str, Any]:
-        import soundfile as sf
-
-        with sf.SoundFile(self._wav) as recording:
+    rows = []
+    with sf.SoundFile(wav) as recording:
+        for number, clip in enumerate(clips, 1):
             recording.seek(clip.start)
             samples = recording.read(clip.samples, dtype="int16")
-        sound = apply_gain(samples, self._gain_db)
-        _fade(sound, clip, self._fade_s)
-        segment_id = f"{self._video_id}_{number:05d}"
-        file = self._folder / f"{segment_id}.wav"
-        sf.write(file, sound, SAMPLE_RATE_HZ, subtype="PCM_16")
-        inside = self._envelope.frames(clip.start, clip.end)
-        spectrum = power_spectrum(samples)
-        return {
-            "segment_id": segment_id,
-            "start_sample": clip.start,
-            "end_sample": clip.end,
-            "duration_s": round(clip.samples / SAMPLE_RATE_HZ, 6),
-            "cut": clip.cut,
-            "rms_dbfs": round(power_dbfs(_mean_square(sound)), 3),
-            "peak_dbfs": round(peak_dbfs(_peak(sound)), 3),
-            "true_peak_dbtp": round(true_peak_dbtp(sound), 3),
-            "loudness_lufs": round(clip_loudness_lufs(sound), 3),
-            "clipping_ratio": _clipping_ratio(samples),
-            "snr_db": round(snr_db(self._envelope, self._speech, clip), 2),
-            "speech_ratio": round(float(np.mean(self._speech[inside])), 4),
-            "bandwidth_hz": _rounded(bandwidth_hz(spectrum), 1),
-            "reverberation_s": _rounded(reverberation_s(samples), 3),
-            "music_ratio": _rounded(music_ratio(spectrum), 4),
-            "sha256": sha256_file(file),
-        }
+            sound = apply_gain(samples, gain_db)
+            _fade(sound, clip, fade_s)
+            segment_id = f"{video_id}_{number:05d}"
+            content = _wav(sound)
+            (folder / f"{segment_id}.wav").write_bytes(content)
+            inside = envelope.frames(clip.start, clip.end)
+            rows.append(
+                {
+                    "segment_id": segment_id,
+                    "start_sample": clip.start,
+                    "end_sample": clip.end,
+                    "duration_s": round(clip.samples / SAMPLE_RATE_HZ, 6),
+                    "cut": clip.cut,
+                    **_levels(sound),
+                    **_recording(samples),
+                    "snr_db": round(snr_db(envelope, speech, clip), 2),
+                    "speech_ratio": round(float(np.mean(speech[inside])), 4),
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                }
+            )
+    return rows
+
+
+def _levels(sound: npt.NDArray[np.int16]) -> dict[str, float]:
+    """What is told of a clip as it is written."""
+    wide = sound.astype(np.float32)
+    mean_square = float(np.einsum("i,i", wide, wide)) / len(sound) / FULL_SCALE**2
+    return {
+        "rms_dbfs": round(power_dbfs(mean_square), 3),
+        "peak_dbfs": round(peak_dbfs(max(int(sound.max()), -int(sound.min()))), 3),
+        "true_peak_dbtp": round(true_peak_dbtp(sound), 3),
+        "loudness_lufs": round(clip_loudness_lufs(sound), 3),
+    }
+
+
+def _recording(samples: npt.NDArray[np.int16]) -> dict[str, float | None]:
+    """What is told of a clip as it was recorded."""
+    clipped = int(np.count_nonzero((samples >= CLIPPED) | (samples <= -CLIPPED)))
+    spectrum = power_spectrum(samples)
+    return {
+        "clipping_ratio": clipped / len(samples),
+        "bandwidth_hz": _rounded(bandwidth_hz(spectrum), 1),
+        "reverberation_s": _rounded(reverberation_s(samples), 3),
+        "music_ratio": _rounded(music_ratio(spectrum), 4),
+    }
 
 
 def _cue_ends(store: CorpusStore, video_id: str) -> list[int]:
@@ -488,17 +496,13 @@ def _ramp(samples: int) -> npt.NDArray[np.float64]:
     return ramp
 
 
-def _mean_square(sound: npt.NDArray[np.int16]) -> float:
-    scaled = sound.astype(np.float64)
-    return float(scaled @ scaled) / len(scaled) / FULL_SCALE**2
-
-
-def _peak(sound: npt.NDArray[np.int16]) -> int:
-    return max(int(sound.max()), -int(sound.min()))
-
-
-def _clipping_ratio(samples: npt.NDArray[np.int16]) -> float:
-    return int(np.count_nonzero((samples >= CLIPPED) | (samples <= -CLIPPED))) / len(samples)
+def _wav(sound: npt.NDArray[np.int16]) -> bytes:
+    """In memory, so that the content is hashed without being read again."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE_HZ, len(sound), "NONE", ""))
+        file.writeframesraw(sound.astype("<i2", copy=False).tobytes())
+    return content.getvalue()
 
 
 def _rounded(value: float | None, decimals: int) -> float | None:

@@ -164,6 +164,9 @@ def test_the_table_has_its_schema_and_the_metadata_its_histogram(demo_corpus: Co
     histogram = metadata["durations"]
     assert isinstance(histogram, Markdown)
     assert "| 8 to 10 s |" in histogram.text
+    picture = metadata["picture"]
+    assert isinstance(picture, Markdown)
+    assert "data:image/png;base64," in picture.text
     spread = metadata["measures"]
     assert isinstance(spread, Markdown)
     for measure in ("snr_db", "loudness_lufs", "bandwidth_hz", "speaker_similarity"):
