@@ -7,7 +7,7 @@ restart, a lost tick or a run started by hand changes nothing.
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
@@ -106,7 +106,9 @@ def rows_to_prepare(
 def videos_csv_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     """Registers each new row of videos.csv and prepares it; prepares a changed row again.
 
-    Rows that disappear delete nothing, and neither does a file that cannot be read. Every tick
+    Rows that disappear delete nothing, and neither does a file that cannot be read. A row that a
+    run works on or waits for is left alone until that ends: the run, which may belong to a
+    backfill, reads the row as it then stands. Every tick
     looks at every row and its `videos/<id>.json`: that costs half a second for ten thousand rows
     (benchmarks/corpus/sensor.py), and a shortcut for a file that did not change would miss what
     was removed from the disk.
@@ -127,10 +129,12 @@ def videos_csv_sensor(context: dg.SensorEvaluationContext, platform: Platform) -
 
     wanted = rows_to_prepare(catalogue.rows, asked, lambda key: _made_row_hash(store, key))
     unfinished = _unfinished_runs(context.instance)
-    batch = wanted[: max(0, MAX_UNFINISHED_RUNS - unfinished)]
+    busy = {run.tags.get("dagster/partition") for run in unfinished}
+    free = [row for row in wanted if row.video_id not in busy]
+    batch = free[: MAX_UNFINISHED_RUNS - len(unfinished)]
     if not batch:
         return dg.SensorResult(
-            skip_reason=_why_idle(len(wanted), unfinished, asked), cursor=asked.dump()
+            skip_reason=_why_idle(len(wanted), len(unfinished), asked), cursor=asked.dump()
         )
 
     new = [row.video_id for row in batch if row.video_id not in registered]
@@ -214,19 +218,18 @@ def _made_row_hash(store: CorpusStore, video_id: str) -> str | None:
     return read_json(path)["row_hash"] if path.is_file() else None
 
 
-def _unfinished_runs(instance: dg.DagsterInstance) -> int:
-    return instance.get_runs_count(
-        dg.RunsFilter(
-            job_name=prepare_video.name,
-            statuses=[status for status in dg.DagsterRunStatus if status not in FINISHED],
-        )
+def _unfinished_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    """The runs of prepare_video that wait or run, whoever asked for them."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+    return instance.get_runs(
+        dg.RunsFilter(job_name=prepare_video.name, statuses=unfinished), limit=MAX_UNFINISHED_RUNS
     )
 
 
 def _why_idle(wanted: int, unfinished: int, asked: Asked) -> str | None:
     """What a person who looks at an idle tick wants to know, or None where all is prepared."""
     if wanted:
-        return f"{wanted} rows wait until some of {unfinished} runs of prepare_video are done"
+        return f"{wanted} rows wait until runs of prepare_video end ({unfinished} are unfinished)"
     if not asked.rows:
         return None
     if unfinished:

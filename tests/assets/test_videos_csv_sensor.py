@@ -56,9 +56,9 @@ class Daemon:
             self.instance.add_dynamic_partitions(
                 request.partitions_def_name, list(request.partition_keys)
             )
-        return [request for request in result.run_requests or [] if self._launch(request)]
+        return [request for request in result.run_requests or [] if self.launch(request)]
 
-    def _launch(self, request: dg.RunRequest) -> bool:
+    def launch(self, request: dg.RunRequest) -> bool:
         tags = {RUN_KEY: str(request.run_key)}
         if self.instance.get_runs(dg.RunsFilter(tags=tags)):
             return False
@@ -122,6 +122,13 @@ def keys(requests: list[dg.RunRequest]) -> list[str | None]:
     return [request.partition_key for request in requests]
 
 
+def finish(corpus: CorpusStore, daemon: Daemon) -> None:
+    """All runs end well."""
+    prepare(corpus)
+    for run in daemon.waiting:
+        daemon.end(run)
+
+
 def prepare(corpus: CorpusStore, *video_ids: str) -> None:
     """What the `videos` asset writes for these rows (default: all) as they stand in the file."""
     for row in read_catalogue(corpus.root / "videos.csv").rows:
@@ -153,7 +160,7 @@ class TestRows:
         for title in ("first", "second", "first"):
             catalogue.write(f"one,https://example.org/1,{title},pt,ana,,")
             assert keys(daemon.tick()) == ["one"], title
-            prepare(corpus)
+            finish(corpus, daemon)
         assert daemon.tick() == []
 
     def test_an_edit_undone_before_its_run_and_made_again_is_seen(
@@ -161,13 +168,34 @@ class TestRows:
     ) -> None:
         catalogue.write("one,https://example.org/1,first,pt,ana,,")
         daemon.tick()
-        prepare(corpus)
+        finish(corpus, daemon)
         catalogue.write("one,https://example.org/1,second,pt,ana,,")
         assert keys(daemon.tick()) == ["one"]
         catalogue.write("one,https://example.org/1,first,pt,ana,,")
+        finish(corpus, daemon)
         assert daemon.tick() == []
         catalogue.write("one,https://example.org/1,second,pt,ana,,")
         assert keys(daemon.tick()) == ["one"]
+
+    def test_a_row_that_is_edited_while_its_run_works_waits_for_the_end_of_that(
+        self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
+    ) -> None:
+        catalogue.write("one,https://example.org/1,first,pt,ana,,")
+        daemon.tick()
+        prepare(corpus)
+        catalogue.write("one,https://example.org/1,second,pt,ana,,")
+        assert daemon.tick() == []
+        assert "1 rows wait until runs of prepare_video end" in str(daemon.reason)
+        daemon.end(daemon.waiting[0])
+        assert keys(daemon.tick()) == ["one"]
+
+    def test_a_row_that_waits_in_a_backfill_is_not_asked_for(
+        self, catalogue: Any, daemon: Daemon
+    ) -> None:
+        catalogue.write("one,https://example.org/1,,pt,,,", "two,https://example.org/2,,pt,,,")
+        backfill = dg.RunRequest("backfill", job_name="prepare_video", partition_key="one")
+        daemon.launch(backfill)
+        assert keys(daemon.tick()) == ["two"]
 
     def test_a_row_that_was_prepared_by_hand_is_not_prepared_again(
         self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
@@ -180,7 +208,8 @@ class TestRows:
         self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
     ) -> None:
         catalogue.write("one,https://example.org/1,,pt,ana,,")
-        prepare(corpus)
+        daemon.tick()
+        finish(corpus, daemon)
         daemon.tick()
         corpus.video("one").unlink()
         assert keys(daemon.tick()) == ["one"]
