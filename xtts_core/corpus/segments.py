@@ -188,14 +188,15 @@ def make_segments(
             row["halves_similarity"] = voice.halves_similarity
             row["change_similarity"] = voice.change_similarity
             row["speaker_similarity"] = voice.speaker_similarity
-            row["speaker_embedding"] = None if voice.embedding is None else voice.embedding.tolist()
+            row["speaker_embedding"] = voice.embedding
         table = store.segments_table(video_id)
         with atomic_file(table) as aside:
             pq.write_table(pa.Table.from_pylist(rows, schema=SEGMENTS_SCHEMA), aside)
         for old in folder.parent.iterdir():
             if old != folder:
                 shutil.rmtree(old)
-        rows = pq.read_table(table).to_pylist()
+        named = [name for name in SEGMENTS_SCHEMA.names if name != "speaker_embedding"]
+        rows = pq.read_table(table, columns=named).to_pylist()
         return Outcome(
             uri=table,
             outputs=[table, *(store.root / row["path"] for row in rows)],
