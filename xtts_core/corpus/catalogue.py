@@ -42,7 +42,8 @@ DEFAULT_LANGUAGE = "pt"
 DERIVED_ID_DIGITS = 12
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Also what stands for the bytes of a file name that is no UTF-8."""
 _SPEAKER = re.compile(r"[^./\\][^/\\]{0,63}")
 _CLOCK = re.compile(r"(?:(?:([0-9]{1,4}):)?([0-9]{1,6}):)?([0-9]{1,8}(?:[.,][0-9]{1,3})?)")
 _YOUTUBE_HOSTS = ("youtube.com", "youtube-nocookie.com", "youtu.be")
@@ -224,7 +225,7 @@ def local_path(csv_path: Path, source: str) -> Path | None:
             f"write './{source}' for a file"
         )
     if _CONTROL.search(source):
-        raise ValueError(f"source {source!r} holds a control character")
+        raise ValueError(f"source {source!r} holds a control character or is no UTF-8 text")
     scheme = _SCHEME.match(source)
     if scheme is None:
         return csv_path.parent / source
@@ -248,8 +249,11 @@ def local_path(csv_path: Path, source: str) -> Path | None:
 
 
 def is_youtube(url: str) -> bool:
-    """Whether an address is YouTube's."""
-    host = (urlsplit(url).hostname or "").lower()
+    """Whether an address is YouTube's; what is no URL is not."""
+    try:
+        host = (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return False
     return any(host == known or host.endswith("." + known) for known in _YOUTUBE_HOSTS)
 
 

@@ -34,6 +34,8 @@ SubtitleKind = Literal["manual", "automatic"]
 SUBTITLE_FORMATS = ("vtt", "srt")
 """What can be read, best first."""
 SOCKET_TIMEOUT_S = 30.0
+SHOWN_CHARACTERS = 100
+"""Of an error, where the progress of a wait is shown. Brackets would be markup there."""
 GAINED_BYTES = 1 << 20
 """An attempt that got so much further starts the count of attempts anew."""
 
@@ -162,7 +164,7 @@ def patiently(
                 "%s. Attempt %d of %d follows in %.0f s",
                 *(error, tries + 1, settings.retries + 1, delay_s),
             )
-            _wait(delay_s, f"s of a wait, since: {error.what}", progress)
+            _wait(delay_s, error.what, progress)
 
 
 def javascript_runtime() -> tuple[str | None, str]:
@@ -275,9 +277,10 @@ def _delay_s(error: TransientSourceError, tries: int, settings: DownloadSettings
 
 
 def _wait(delay_s: float, why: str, progress: Progress) -> None:
+    unit = f"s of a wait: {re.sub(r'[][]', '', why)[:SHOWN_CHARACTERS]}"
     until = time.monotonic() + delay_s
     while (left_s := until - time.monotonic()) > 0:
-        progress(round(delay_s - left_s), round(delay_s), why)
+        progress(round(delay_s - left_s), round(delay_s), unit)
         time.sleep(min(left_s, 1.0))
 
 

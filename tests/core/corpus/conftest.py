@@ -54,18 +54,27 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> CorpusStore:
     return store
 
 
+Reply = tuple[int, dict[str, str], str]
+"""An answer with headers of its own: status, headers, text."""
+
+
 @dataclass
 class Site:
-    """A web site: `pages` maps a path to its text or to an HTTP error, `media` to the content of
-    a WebM file; `asked` is its log."""
+    """A web site: `pages` maps a path to its text, an HTTP error or a `Reply`, `media` to the
+    content of a WebM file, `first` to replies that are given once, before all else; `asked` is its
+    log."""
 
     address: str
-    pages: dict[str, str | int] = field(default_factory=dict)
+    pages: dict[str, str | int | Reply] = field(default_factory=dict)
+    first: dict[str, list[Reply]] = field(default_factory=dict)
     media: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    cookies: list[str] = field(default_factory=list)
     fail_after: int | None = None
     """Media connections break after so many bytes until this is None again."""
+    failures: int | None = None
+    """So many times (None: every time)."""
 
 
 @pytest.fixture
@@ -76,10 +85,20 @@ def site() -> Iterator[Site]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             here.asked.append(self.path)
+            here.cookies.append(self.headers.get("Cookie", ""))
             page = here.pages.get(self.path)
+            if here.first.get(self.path):
+                page = here.first[self.path].pop(0)
             file = DEMO / self.path[1:]
             if isinstance(page, int):
                 self.send_error(page)
+            elif isinstance(page, tuple):
+                status, headers, text = page
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text.encode())
             elif isinstance(page, str):
                 self._send(page.encode(), "text/html")
             elif self.path in here.media:
@@ -102,7 +121,9 @@ def site() -> Iterator[Site]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body) - first))
             self.end_headers()
-            breaks = here.fail_after if kind == "video/webm" else None
+            breaks = here.fail_after if kind == "video/webm" and here.failures != 0 else None
+            if breaks is not None and here.failures is not None:
+                here.failures -= 1
             self.wfile.write(body[first:][:breaks])
 
         def log_message(self, format: str, *args: Any) -> None:
@@ -110,7 +131,7 @@ def site() -> Iterator[Site]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     here.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield here
     server.shutdown()
