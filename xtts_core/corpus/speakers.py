@@ -35,9 +35,9 @@ Float32 = npt.NDArray[np.float32]
 EMBEDDING_SIZE = 256
 OUTLIER_SIMILARITY = 0.83
 """A clip less similar than this to the voice of most clips counts as somebody else's: of ten voices
-one in a hundred clips of the same speaker lies below it, and of other speakers 99 in a hundred
-down to 20 dB of signal-to-noise ratio (benchmarks/corpus/speakers.py). What is rejected is for
-`filters.min_speaker_similarity` to say; this only gives a hint to whoever listed the video."""
+at most 1 % of the speaker's own clips lie below it, and at 20 dB of signal-to-noise ratio and more
+98 % of other speakers'. What is rejected is for `filters.min_speaker_similarity` to say; this only
+gives a hint to whoever listed the video."""
 
 _ENCODER_RATE_HZ = 16_000
 _FFT = 400
@@ -368,11 +368,14 @@ def _weights() -> Path:
 
 @contextmanager
 def _threads(wanted: int) -> Iterator[None]:
-    """Torch with so many threads (0: one for each core that this process may use)."""
+    """Torch with so many threads (0: one for each core that this process may use; macOS does not
+    tell which, so all). Without it another library's choice would hold: coqui-tts leaves 1."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted or len(os.sched_getaffinity(0)))
+    all_cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_cores
+    torch.set_num_threads(wanted or allowed)
     try:
         yield
     finally:
