@@ -63,6 +63,16 @@ _FOREIGN_TEXT = re.compile(
     r"no connection adapters|unsupported url scheme|not an allowed scheme",
     re.IGNORECASE,
 )
+_REMEDIES = (
+    (
+        re.compile(r"sign in|log ?in|cookies|members|private|premium", re.IGNORECASE),
+        "Set download.cookies_file to the cookies of an account that may watch it",
+    ),
+    (
+        re.compile(r"in your (country|location|region)|geo.?restrict", re.IGNORECASE),
+        "Set download.proxy to one in a country where it may be watched",
+    ),
+)
 _NEEDS_PROGRAM_TEXT = "ffmpeg could not be found"
 
 _log = logging.getLogger(__name__)
@@ -483,11 +493,9 @@ def explained(url: str, error: Exception, refusal: Any = None) -> SourceError:
             where=url,
             remedy="Give the address of the video itself, or download it and name the file",
         )
-    return SourceError(
-        text,
-        where=url,
-        remedy=_with_runtime(url, "See whether a browser plays it; update yt-dlp if so"),
-    )
+    remedy = "See whether a browser plays it; update yt-dlp if so"
+    remedy = next((known for pattern, known in _REMEDIES if pattern.search(text)), remedy)
+    return SourceError(text, where=url, remedy=_with_runtime(url, remedy))
 
 
 def _busy(url: str, text: str, retry_after_s: float | None) -> BusySourceError:

@@ -115,6 +115,19 @@ def test_a_page_that_suspects_a_bot_is_transient_and_names_the_cookies(
     assert "cookies_file" in str(told)
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("[youtube] x: Private video. Sign in if you've been granted access", "cookies_file"),
+        ("[youtube] x: The uploader has not made this video available in your country", "proxy"),
+    ],
+)
+def test_what_needs_an_account_or_another_country_says_so(text: str, remedy: str) -> None:
+    told = explained("https://example.org/v", DownloadError(f"ERROR: {text}"))
+    assert remedy in str(told)
+    assert not told.retryable
+
+
 def test_a_server_that_is_down_is_transient(tmp_path: Path) -> None:
     with pytest.raises(TransientSourceError, match="network"):
         fetch("http://127.0.0.1:9/v", tmp_path)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from xtts_core.corpus.catalogue import append_rows, read_catalogue
-from xtts_core.corpus.listing import Item, Listing, _unsuited, list_source
+from xtts_core.corpus.catalogue import LeftOut, append_rows, read_catalogue
+from xtts_core.corpus.download import opened
+from xtts_core.corpus.listing import Item, Listing, _entries, _unsuited, list_source
 from xtts_core.errors import CatalogueError, SourceError, TransientSourceError
 from xtts_core.settings import DownloadSettings
 
@@ -140,6 +141,27 @@ def test_entries_that_nobody_can_watch_are_named(entry: dict[str, Any], reason: 
     """As yt-dlp's YoutubeTabIE gives them."""
     found = _unsuited("https://www.youtube.com/watch?v=dQw4w9WgXcQ", entry, SETTINGS)
     assert re.search(reason, found)
+
+
+def test_lists_in_lists_are_followed_and_what_is_busy_ends_it(site: Any) -> None:
+    """As yt-dlp's YoutubeTabIE gives a channel: tabs, in which there are videos and playlists."""
+    playlist = {"_type": "url", "ie_key": "YoutubeTab", "url": "https://www.youtube.com/@canal"}
+    videos: list[Any] = [
+        {"_type": "url", "ie_key": "Youtube", "url": f"https://youtu.be/{n:011}"} for n in range(2)
+    ]
+    tab = {"_type": "playlist", "title": "Videos", "entries": iter([*videos, None])}
+    settings = SETTINGS.model_copy(update={"proxy": site.address})
+    with opened("https://www.youtube.com/@canal", settings) as downloader:
+        found = {"_type": "playlist", "entries": [tab, videos[0]]}
+        *entries, last = list(_entries(downloader, found, set(), 3))
+        assert entries[:2] == videos
+        assert entries[2] == LeftOut("Videos", "it has an entry that is not available")
+        assert last == videos[0]
+        with pytest.raises(TransientSourceError):
+            list(_entries(downloader, {"entries": [playlist]}, set(), 3))
+        assert list(_entries(downloader, {"entries": [playlist]}, {playlist["url"]}, 3)) == []
+        (deep,) = _entries(downloader, {"entries": [playlist]}, set(), 0)
+        assert isinstance(deep, LeftOut)
 
 
 def test_a_folder_expands_into_the_media_files_in_it(csv_path: Path, media: Path) -> None:
