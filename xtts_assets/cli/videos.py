@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from xtts_core.corpus.catalogue import (
@@ -107,7 +107,9 @@ def add(
 @app.command(name="list")
 def list_rows() -> None:
     """Show the rows that can be used."""
-    table = Table("video", "speaker", "language", "licence", "subtitles", "part", "source")
+    table = Table(Column("video", no_wrap=True))
+    for name in ("speaker", "language", "licence", "subtitles", "part", "source"):
+        table.add_column(name, overflow="fold")
     for row in read_catalogue(Environment.load().videos_csv).rows:
         cells = (row.video_id, row.speaker, row.language, row.licence, row.subtitles)
         table.add_row(*map(Text, (*cells, format_span(row), row.source)))
@@ -206,7 +208,8 @@ def _shown() -> Iterator[Progress]:
     """A bar for work that may take long."""
     text = TextColumn("{task.description}", markup=False)
     columns = (SpinnerColumn(), BarColumn(), text, TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    unseen = not console.is_terminal
+    with Bar(*columns, console=console, transient=True, disable=unseen) as bar:
         task = bar.add_task("", total=None)
 
         def progress(done: float, total: float | None, unit: str) -> None:
