@@ -36,6 +36,7 @@ from xtts_core.corpus.pictures import recording_picture
 from xtts_core.corpus.segmentation import Segment, longest_clip, longest_speech, segment
 from xtts_core.corpus.speakers import EMBEDDING_SIZE, measure_speakers, outlier_share
 from xtts_core.corpus.vad import Envelope, Region, measure, voice_regions
+from xtts_core.corpus.videos import primary_language
 from xtts_core.errors import TranscriptionError
 from xtts_core.settings import (
     SAMPLE_RATE_HZ,
@@ -375,17 +376,16 @@ def _cue_ends(store: CorpusStore, video_id: str) -> list[int]:
     its row, else of any, since a translation keeps the sentences."""
     language = read_json(store.video(video_id))["row"]["language"].lower()
     listed = read_json(store.raw_provenance(video_id))["subtitles"]
-    manual = [
-        (tag != language, tag.split("-")[0] != language.split("-")[0], entry["path"])
-        for entry in listed
-        if entry["kind"] == "manual"
-        for tag in [entry["language"].lower()]
-    ]
+
+    def unlikeness(entry: Mapping[str, str]) -> tuple[bool, bool, str]:
+        tag = entry["language"].lower()
+        return primary_language(tag) != primary_language(language), tag != language, tag
+
+    manual = sorted((entry for entry in listed if entry["kind"] == "manual"), key=unlikeness)
     if not manual:
         return []
-    best = min(manual, key=lambda entry: (entry[1], entry[0], entry[2]))[2]
     try:
-        cues = read_cues(store.root / best)
+        cues = read_cues(store.root / manual[0]["path"])
     except TranscriptionError:
         # A check of `transcripts` names the file; without hints the pauses alone decide.
         return []

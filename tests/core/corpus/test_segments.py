@@ -17,6 +17,7 @@ from xtts_core.errors import UpstreamError
 from xtts_core.settings import (
     MAX_CLIP_SAMPLES,
     DatasetSettings,
+    DownloadSettings,
     LoudnessSettings,
     SegmentationSettings,
     SpeakerSettings,
@@ -231,6 +232,25 @@ def test_clips_end_where_the_cues_of_manual_subtitles_end(tmp_path: Path, demo: 
     for cue_end_s, ends in ((13.2, first), (28.0, second)):
         assert any(abs(end - cue_end_s) < 0.3 for end in ends)
         assert not any(abs(end - cue_end_s) < 0.3 for end in plain)
+
+
+def test_the_cues_in_the_language_of_the_row_come_before_a_translation(
+    tmp_path: Path, demo: Path
+) -> None:
+    store = CorpusStore(tmp_path / "corpus")
+    shutil.copy(demo / "cidade-alex.webm", tmp_path / "v.webm")
+    settings = PLAIN.model_copy(
+        update={"download": DownloadSettings(subtitle_languages=("en", "pt-BR", "pt-orig"))}
+    )
+    (tmp_path / "videos.csv").write_text("video_id,source\na,v.webm\n")
+    counts = []
+    for name, cues in (("pt-orig", 4), ("en", 1), ("pt-BR", 2)):
+        text = [f"00:0{at}.000 --> 00:0{at}.900\nOlá.\n" for at in range(cues)]
+        (tmp_path / f"v.{name}.vtt").write_text("WEBVTT\n\n" + "\n".join(text))
+        make_video(store, settings, tmp_path / "videos.csv", "a")
+        make_raw_audio(store, settings, "a")
+        counts.append(make_segments(store, settings, "a").metadata["cue_ends"])
+    assert counts == [0, 1, 2]
 
 
 def test_without_the_speaker_pass_nothing_is_said_of_the_voice(corpus: CorpusStore) -> None:
