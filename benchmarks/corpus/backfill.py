@@ -26,6 +26,7 @@ import resource
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,11 @@ defs = dg.Definitions(
 )
 """
 
+MOST_TO_TRAIN = """
+split: {train_share: 0.99, val_share: 0.01}
+"""
+"""A video's only clip that is held out fails a blocking check, and these have one each."""
+
 LAUNCH = """
 mutation($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) {
@@ -81,6 +87,19 @@ mutation($params: LaunchBackfillParams!) {
     ... on LaunchBackfillSuccess { backfillId }
     ... on PythonError { message }
     ... on PartitionSetNotFoundError { message }
+  }
+}
+"""
+
+
+TICKS = """
+{
+  sensorOrError(sensorSelector: {
+    repositoryLocationName: "xtts",
+    repositoryName: "__repository__",
+    sensorName: "videos_csv_sensor"
+  }) {
+    ... on Sensor { sensorState { ticks(statuses: [SUCCESS]) { timestamp endTimestamp } } }
   }
 }
 """
@@ -157,9 +176,13 @@ class Deployment:
             }
         }
         if multiprocess:
-            file = self.home / "multiprocess.py"
-            file.write_text(MULTIPROCESS)
-            location = {"python_file": {"relative_path": str(file), "location_name": "xtts"}}
+            module = self.home / "multiprocess.py"
+            module.write_text(MULTIPROCESS)
+            location = {"python_file": {"relative_path": str(module), "location_name": "xtts"}}
+        self.config = self.home / "config"
+        shutil.copytree(DEMO / "config", self.config, dirs_exist_ok=True)
+        with (self.config / "dataset.yaml").open("a") as file:
+            file.write(MOST_TO_TRAIN)
         self.workspace = self.home / "workspace.yaml"
         self.workspace.write_text(yaml.safe_dump({"load_from": [location]}))
 
@@ -170,7 +193,7 @@ class Deployment:
             "DAGSTER_HOME": str(self.home),
             "XTTS_CORPUS_ROOT": str(self.store.root),
             "XTTS_VIDEOS_CSV": str(self.home / "media" / "videos.csv"),
-            "XTTS_CONFIG_DIR": str(DEMO / "config"),
+            "XTTS_CONFIG_DIR": str(self.config),
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
         }
@@ -301,6 +324,21 @@ class Server:
             counts[status] = self.query(text)["runsOrError"]["count"]
         return counts
 
+    def spans(self) -> list[tuple[float, float]]:
+        """When each run of prepare_video started and ended."""
+        text = (
+            '{ runsOrError(filter: {pipelineName: "prepare_video"}) '
+            "{ ... on Runs { results { startTime endTime } } } }"
+        )
+        runs = self.query(text)["runsOrError"]["results"]
+        return [(run["startTime"], run["endTime"]) for run in runs]
+
+    def ticks_s(self) -> list[float]:
+        """How long each tick of videos_csv_sensor that asked for runs took, with what the daemon
+        did to enqueue them."""
+        found = self.query(TICKS)["sensorOrError"]["sensorState"]["ticks"]
+        return [tick["endTimestamp"] - tick["timestamp"] for tick in found if tick["endTimestamp"]]
+
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -334,10 +372,19 @@ def prepare(deployment: Deployment, keys: Sequence[str], by: str) -> int:
                 told = time.monotonic()
                 print(f"  {told - start:6.0f} s: {ended}", flush=True)
         wall_s = time.monotonic() - start
+        spans = server.spans()
+        ticks_s = server.ticks_s() if by == "sensor" else []
     finally:
         server.kill()
     failed = ended["FAILURE"] + ended["CANCELED"]
     report(deployment, len(keys), wall_s, sampler.cpu_s(), failed)
+    working_s = max(end for _, end in spans) - min(start for start, _ in spans)
+    run_s = statistics.median(end - start for start, end in spans)
+    print(
+        f"  first start to last end: {working_s / len(keys):.2f} s per video, a run {run_s:.1f} s"
+    )
+    if ticks_s:
+        print(f"  ticks: {len(ticks_s)}, the longest {max(ticks_s):.1f} s")
     print(
         "  CPU s per video: "
         + ", ".join(

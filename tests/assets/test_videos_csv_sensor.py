@@ -317,26 +317,23 @@ class TestBadFiles:
 
 @pytest.mark.usefixtures("with_base_model")
 class TestManyRows:
-    @pytest.fixture(autouse=True)
-    def small_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sensors, "MAX_UNFINISHED_RUNS", 20)
-
     def test_they_come_in_batches_as_runs_end_and_none_is_lost_by_a_restart(
-        self, catalogue: Any, daemon: Daemon
+        self, catalogue: Any, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(50)))
+        monkeypatch.setattr(sensors, "MAX_UNFINISHED_RUNS", 15)
+        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(30)))
         asked = [keys(daemon.tick())]
         daemon.restart()
-        assert daemon.tick() == []
-        assert "30 rows wait" in str(daemon.reason)
-        for ended in (5, 15, 20):
+        asked += [keys(daemon.tick()), keys(daemon.tick())]
+        assert "15 rows wait" in str(daemon.reason)
+        for ended in (8, 15):
             for run in daemon.waiting[:ended]:
                 daemon.end(run)
             daemon.restart()
             asked.append(keys(daemon.tick()))
-        assert [len(batch) for batch in asked] == [20, 5, 15, 10]
-        assert [key for batch in asked for key in batch] == [f"v{i}" for i in range(50)]
-        assert daemon.registered == {f"v{i}" for i in range(50)}
+        assert [len(batch) for batch in asked] == [10, 5, 0, 8, 7]
+        assert [key for batch in asked for key in batch] == [f"v{i}" for i in range(30)]
+        assert daemon.registered == {f"v{i}" for i in range(30)}
 
     def test_a_restart_that_lost_the_last_cursor_repeats_no_run(
         self, catalogue: Any, daemon: Daemon
@@ -353,7 +350,7 @@ class TestManyRows:
     def test_the_cursor_does_not_grow_with_the_rows_that_are_prepared(
         self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
     ) -> None:
-        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(20)))
+        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(10)))
         daemon.tick()
         prepare(corpus)
         daemon.tick()
@@ -505,6 +502,7 @@ class Story:
 def test_each_change_is_asked_for_exactly_once(
     empty_instance: Path, corpus: CorpusStore, monkeypatch: pytest.MonkeyPatch, steps: Any
 ) -> None:
+    monkeypatch.setattr(sensors, "ROWS_PER_TICK", 2)
     monkeypatch.setattr(sensors, "MAX_UNFINISHED_RUNS", 3)
     with TemporaryDirectory(dir=corpus.root) as folder:
         home = Path(folder)
