@@ -198,8 +198,8 @@ def _around(level: Float32) -> Float32:
     """The mean level of the lines around each one, itself included."""
     width = 2 * AROUND_LINES + 1
     padded = np.pad(level, ((0, 0), (AROUND_LINES + 1, AROUND_LINES)), mode="edge")
-    sums = np.cumsum(padded, axis=1, dtype=np.float64)
-    mean: Float32 = ((sums[:, width:] - sums[:, :-width]) / width).astype(np.float32)
+    sums = np.cumsum(padded, axis=1)
+    mean: Float32 = (sums[:, width:] - sums[:, :-width]) / np.float32(width)
     return mean
 
 
