@@ -41,6 +41,8 @@ NOISE_PERCENTILE = 10
 NOISE_REACH_S = 5
 """The background is the 10th percentile of the levels up to 5 s around: even fluent speech
 pauses for a tenth of the time (minimum statistics, Martin 2001, use a few seconds too)."""
+NOISE_BLOCK_S = 600
+"""It is taken of so many seconds at once, so that memory does not grow with the recording."""
 SEED_OVER_NOISE_DB = 12.0
 EXTENT_OVER_NOISE_DB = 4.0
 EXTENT_UNDER_FLOOR_DB = 5.0
@@ -338,14 +340,23 @@ def _levels(
 
 def _background(envelope: Envelope) -> npt.NDArray[np.float32]:
     """The level of the background at each frame, in dBFS; constant for a second each."""
-    per_second = max(1, round(SAMPLE_RATE_HZ / envelope.frame_samples))
+    second = max(1, round(SAMPLE_RATE_HZ / envelope.frame_samples))
+    reach = NOISE_REACH_S * second
+    width = reach + second + reach
     level = envelope.level_dbfs
     noise = np.empty_like(level)
-    for first in range(0, len(level), per_second):
-        around = level[
-            max(0, first - NOISE_REACH_S * per_second) : first + (NOISE_REACH_S + 1) * per_second
-        ]
-        noise[first : first + per_second] = np.percentile(around, NOISE_PERCENTILE)
+    seconds = range(0, len(level), second)
+    whole = [first for first in seconds if reach <= first and first + second + reach <= len(level)]
+    for first in seconds:
+        if not whole or not whole[0] <= first <= whole[-1]:
+            around = level[max(0, first - reach) : first + second + reach]
+            noise[first : first + second] = np.percentile(around, NOISE_PERCENTILE)
+    for block in range(0, len(whole), NOISE_BLOCK_S):
+        firsts = whole[block : block + NOISE_BLOCK_S]
+        part = level[firsts[0] - reach : firsts[-1] + second + reach]
+        around = np.lib.stride_tricks.sliding_window_view(part, width)[::second]
+        found = np.percentile(around, NOISE_PERCENTILE, axis=1)
+        noise[firsts[0] : firsts[-1] + second] = np.repeat(found, second)
     return noise
 
 
