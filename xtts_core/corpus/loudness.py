@@ -61,7 +61,8 @@ class LoudnessMeter:
         waiting = np.concatenate((self._rest, samples))
         whole = len(waiting) // STEP * STEP
         self._steps.append(_step_powers(waiting[:whole]))
-        self._rest = waiting[whole:]
+        # A view would keep all of `waiting` alive.
+        self._rest = waiting[whole:].copy()
 
     def integrated_lufs(self) -> float:
         """In LUFS, `SILENCE_DBFS` where nothing passes the gates or there are less than 0.4 s."""
