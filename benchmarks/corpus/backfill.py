@@ -418,6 +418,7 @@ def main() -> int:
     parser.add_argument("--multiprocess", action="store_true")
     parser.add_argument("--folder", type=Path, help="keep everything here")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = {
         key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in given.set)
     }
