@@ -315,17 +315,17 @@ class _Span:
 
     def check(self, source: Path) -> None:
         """Refuse a span of which the recording, read to its end, holds nothing or not the end."""
-        for name, time_s, tolerance_s in (
-            ("starts", self._start_s, 0.0),
-            ("ends", self._end_s, TOLERANCE_S),
-        ):
-            if time_s and time_s - tolerance_s >= self.position_s:
-                raise DecodeError(
-                    f"The span {name} at {time_s:g} s, and the recording has "
-                    f"{self.position_s:.2f} s",
-                    where=str(source),
-                    remedy="Correct `start` and `end` of its row",
-                )
+        if self._first >= self._position:
+            outside = f"starts at {self._start_s:g} s"
+        elif self._end_s is not None and self._end_s - TOLERANCE_S > self.position_s:
+            outside = f"ends at {self._end_s:g} s"
+        else:
+            return
+        raise DecodeError(
+            f"The span {outside}, and the recording has {self.position_s:.2f} s",
+            where=str(source),
+            remedy="Correct `start` and `end` of its row",
+        )
 
 
 class _Meter:
