@@ -25,7 +25,7 @@ from xtts_core.store import WHOLE, CorpusStore, read_json
 MAX_REQUESTS_PER_TICK = 200
 """The daemon enqueues run requests one by one (dagster-io/dagster#7763)."""
 
-ROWS_PER_TICK = 10
+ROWS_PER_TICK = 8
 """On SQLite the daemon takes 0.4 s to enqueue a run, and that is part of the tick."""
 
 MAX_UNFINISHED_RUNS = 100

@@ -320,6 +320,7 @@ class TestManyRows:
     def test_they_come_in_batches_as_runs_end_and_none_is_lost_by_a_restart(
         self, catalogue: Any, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(sensors, "ROWS_PER_TICK", 10)
         monkeypatch.setattr(sensors, "MAX_UNFINISHED_RUNS", 15)
         catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(30)))
         asked = [keys(daemon.tick())]
@@ -341,7 +342,7 @@ class TestManyRows:
         catalogue.write("zero,https://example.org/0,,pt,,,")
         daemon.tick()
         before = daemon.cursor
-        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(10)))
+        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(6)))
         daemon.tick()
         daemon.cursor = before
         daemon.restart()
@@ -350,7 +351,7 @@ class TestManyRows:
     def test_the_cursor_does_not_grow_with_the_rows_that_are_prepared(
         self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
     ) -> None:
-        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(10)))
+        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(6)))
         daemon.tick()
         prepare(corpus)
         daemon.tick()
@@ -493,7 +494,7 @@ class Story:
 
 
 @settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
