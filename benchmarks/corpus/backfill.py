@@ -54,15 +54,16 @@ SHORTEST_S, LONGEST_S = 3.0, 12.0
 MARGIN_S = 0.3
 SETTLE_S = 1.0
 START_WITHIN_S = 180.0
+SENSORS = ("videos_csv_sensor", "release_sensor", "dead_runs_sensor")
 
 MULTIPROCESS = """
 import dagster as dg
-from xtts_assets.definitions import defs as whole
+from xtts_assets import definitions
 from xtts_assets.jobs import PREPARE_VIDEO_ASSETS, prepare_base_model
 from xtts_assets.platform import Platform
 
 defs = dg.Definitions(
-    assets=whole.assets,
+    assets=definitions.defs.assets,
     jobs=[
         prepare_base_model,
         dg.define_asset_job(
@@ -159,6 +160,7 @@ class Deployment:
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, multiprocess: bool) -> None:
         self.home = folder
         self.store = CorpusStore(folder / "data")
+        self.sensors = () if multiprocess else SENSORS
         config = yaml.safe_load((ROOT / "dagster.yaml").read_text())
         for dotted, value in settings.items():
             *groups, name = dotted.split(".")
@@ -176,7 +178,7 @@ class Deployment:
             }
         }
         if multiprocess:
-            module = self.home / "multiprocess.py"
+            module = self.home / "location.py"
             module.write_text(MULTIPROCESS)
             location = {"python_file": {"relative_path": str(module), "location_name": "xtts"}}
         self.config = self.home / "config"
@@ -354,9 +356,9 @@ def prepare(deployment: Deployment, keys: Sequence[str], by: str) -> int:
         cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         report(deployment, len(keys), wall_s, cpu_s, 0)
         return 0
-    sensors = {"videos_csv_sensor", "dead_runs_sensor", "release_sensor"}
-    for name in sensors - ({"videos_csv_sensor"} if by == "sensor" else set()):
-        deployment.call("dagster", "sensor", "stop", name, "-w", str(deployment.workspace))
+    for name in deployment.sensors:
+        if by != "sensor" or name != "videos_csv_sensor":
+            deployment.call("dagster", "sensor", "stop", name, "-w", str(deployment.workspace))
     server = Server(deployment)
     sampler = Sampler(psutil.Process(server.process.pid))
     try:
