@@ -8,6 +8,7 @@ and within 0.01 LU on minutes of speech.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -55,18 +56,18 @@ class LoudnessMeter:
 
     def __init__(self) -> None:
         self._rest = np.zeros(0, np.int16)
-        self._steps: list[Float64] = []
+        self._steps = array("d")
 
     def feed(self, samples: Int16) -> None:
         waiting = np.concatenate((self._rest, samples))
         whole = len(waiting) // STEP * STEP
-        self._steps.append(_step_powers(waiting[:whole]))
+        self._steps.frombytes(_step_powers(waiting[:whole]).tobytes())
         # A view would keep all of `waiting` alive.
         self._rest = waiting[whole:].copy()
 
     def integrated_lufs(self) -> float:
         """In LUFS, `SILENCE_DBFS` where nothing passes the gates or there are less than 0.4 s."""
-        return _gated_lufs(_block_powers(np.concatenate(self._steps or [np.zeros(0)])))
+        return _gated_lufs(_block_powers(np.array(self._steps)))
 
 
 def clip_loudness_lufs(samples: Int16) -> float:
