@@ -6,6 +6,7 @@ restart, a lost tick or a run started by hand changes nothing.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
 from xtts_core.errors import CatalogueError, UpstreamError
 from xtts_core.stage import read_result, require
 from xtts_core.store import WHOLE, CorpusStore, read_json
+
+_log = logging.getLogger(__name__)
 
 MAX_REQUESTS_PER_TICK = 200
 """The daemon enqueues run requests one by one (dagster-io/dagster#7763)."""
@@ -218,7 +221,13 @@ def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 def _made_row_hash(store: CorpusStore, video_id: str) -> str | None:
     path = store.video(video_id)
-    return read_json(path)["row_hash"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return str(read_json(path)["row_hash"])
+    except (ValueError, KeyError) as error:
+        _log.warning("%s cannot be read, so its video is prepared again: %s", path, error)
+        return None
 
 
 def _unfinished_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:

@@ -316,8 +316,8 @@ _FILES: Mapping[type[BaseModel], str] = {
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number, which YAML 1.1 (PyYAML) takes for text, and refuses a key that
-    stands twice."""
+    """Reads `1e-4` as a number, which YAML 1.1 (PyYAML) takes for text, and `off` as text, which it
+    takes for false; refuses a key that stands twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -331,6 +331,13 @@ class _Yaml12Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_Yaml12Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:bool"]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Yaml12Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),

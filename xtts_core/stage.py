@@ -88,9 +88,10 @@ class Stage:
     ) -> Verdict:
         """The verdict on a declared check; its severity is the declared one."""
         spec = next(spec for spec in self.checks if spec.name == check)
-        return Verdict(
-            check, bool(passed), spec.severity, value, threshold, detail or spec.description
-        )
+        told = spec.description
+        if not passed:
+            told = f"does not hold: {spec.description} (found {value}, limit {threshold})"
+        return Verdict(check, bool(passed), spec.severity, value, threshold, detail or told)
 
 
 @dataclass(frozen=True)

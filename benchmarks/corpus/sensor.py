@@ -133,7 +133,12 @@ class Corpus:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {**os.environ, "XTTS_CORPUS_ROOT": str(self.store.root), "XTTS_BASE_MODEL": "tiny"}
+        return {
+            **os.environ,
+            "XTTS_CORPUS_ROOT": str(self.store.root),
+            "XTTS_VIDEOS_CSV": str(self.csv),
+            "XTTS_BASE_MODEL": "tiny",
+        }
 
     def tick(self, sensor: str, cursor: str = "") -> Tick:
         command = [sys.executable, "-c", TICK, str(self.home), sensor, cursor]

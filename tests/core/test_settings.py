@@ -103,6 +103,14 @@ def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
     assert load_settings(TrainingSettings, tmp_path).optimisation.learning_rate_lora == 3e-4
 
 
+def test_off_is_a_word_and_no_truth_value(tmp_path: Path) -> None:
+    text = "speakers: {engine: off}\nloudness: {method: off}\nvad: {enabled: false}\n"
+    (tmp_path / "dataset.yaml").write_text(text)
+    settings = load_settings(DatasetSettings, tmp_path)
+    assert (settings.speakers.engine, settings.loudness.method) == ("off", "off")
+    assert settings.vad.enabled is False
+
+
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"service\.yaml: .*missing.*XTTS_CONFIG_DIR"):
         load_settings(ServiceSettings, tmp_path)

@@ -117,7 +117,9 @@ def test_a_missing_stage_is_refused_by_name(words: Words) -> None:
 def test_a_failed_blocking_check_stops_the_next_stage_and_names_the_check(words: Words) -> None:
     result = words("a", "")
     assert [verdict.check for verdict in result.blocked] == ["not_empty"]
-    with pytest.raises(UpstreamError, match="not_empty: there are words"):
+    with pytest.raises(
+        UpstreamError, match=r"not_empty: does not hold: there are words \(found 0, limit 1\)"
+    ):
         require(words.store, "words", "a")
 
 

@@ -41,9 +41,6 @@ def videos(context: dg.AssetExecutionContext, platform: Platform) -> dg.Material
     code_version=RAW_AUDIO.code_version,
     check_specs=check_specs(RAW_AUDIO, videos_partitions),
     pool="download",
-    retry_policy=dg.RetryPolicy(
-        max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
-    ),
 )
 def raw_audio(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The video's sound as 22 050 Hz mono 16-bit WAV, and the subtitles that came along."""

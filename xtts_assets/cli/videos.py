@@ -117,7 +117,11 @@ def list_rows() -> None:
 
 
 @app.command()
-def remove(video_id: Annotated[str, typer.Argument(help="The id of the row.")]) -> None:
+def remove(
+    video_id: Annotated[
+        str, typer.Argument(help="The id of the row; `--` before one that starts with -.")
+    ],
+) -> None:
     """Remove one row: the dataset and the voice are made without that video from then on.
 
     What was made from it stays on disk.

@@ -39,11 +39,12 @@ def stated_duration_s(source: Path, container: Any, stream: Any) -> float | None
         return _mp3_duration_s(source, stream.codec_context.sample_rate)
     if not name.startswith(_STATES_DURATION):
         return None
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
+    # Before the stream's own duration, which FFmpeg copies from the whole file's in Matroska.
     clock = _CLOCK.match(stream.metadata.get("DURATION", ""))
     if clock is not None:
         return int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
     if len(container.streams) == 1 and container.duration is not None:
         return float(container.duration) / 1_000_000
     return None

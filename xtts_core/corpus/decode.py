@@ -42,7 +42,8 @@ MIN_GAP_S = 0.05
 MAX_GAP_S = 30.0
 """Holes in the timestamps between these bounds become silence, so that subtitles stay in step
 (FFmpeg does the same with `aresample=async`). Shorter ones are rounding (Matroska counts in
-milliseconds); a longer one, ahead or back, is a clock that was set anew."""
+milliseconds); a longer one, ahead or back, is a clock that was set anew, except before the first
+sound: a track may begin late in the file."""
 MAX_CORRUPT_SHARE = 0.01
 TOLERANCE_S = 1.0
 """How much of the stated length, or of a span, may be missing at the end: containers round."""
@@ -190,6 +191,7 @@ class _Track:
         self._container = container
         self._stream = stream
         self._start_s = (container.start_time or 0) / 1_000_000
+        self._container_s = (container.duration or 0) / 1_000_000
         self._position_s = 0.0
         self._clock_s = 0.0
 
@@ -264,7 +266,8 @@ class _Track:
         if frame.time is None:
             return None
         gap = frame.time - self._start_s - self._position_s
-        if abs(gap) > MAX_GAP_S:
+        longest = self._container_s if self._position_s == 0 else MAX_GAP_S
+        if not -MAX_GAP_S <= gap <= max(longest, MAX_GAP_S):
             self.clock_jumps += 1
             self._start_s += gap
             gap = 0.0

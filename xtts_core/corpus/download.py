@@ -134,7 +134,7 @@ def download(
         _warn_without_runtime()
     place = folder / sha256_json([url, settings.format])[:16]
     for old in folder.iterdir() if folder.is_dir() else ():
-        if old != place:
+        if old != place and old.is_dir():
             shutil.rmtree(old)
     place.mkdir(parents=True, exist_ok=True)
     return patiently(
@@ -540,6 +540,8 @@ def _retry_after_s(refused: Sequence[Any]) -> float | None:
         then = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
     return max(0.0, (then - datetime.now(UTC)).total_seconds())
 
 

@@ -184,6 +184,34 @@ def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path) -> None:
     assert np.abs(written[round(3.1 * RATE) :]).max() > 0.4
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_track_that_begins_late_and_ends_early_keeps_its_place(
+    tmp_path: Path, suffix: str
+) -> None:
+    """The picture lasts from 0 to 60 s, the sound from 40 to 42 s."""
+    rate = 48_000
+    path = tmp_path / f"i.{suffix}"
+    with av.open(str(path), "w") as out:
+        picture = out.add_stream("mpeg4", rate=1, width=16, height=16)
+        sound = out.add_stream("aac", rate=rate, layout="mono")
+        for second in range(60):
+            image = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            image.pts = second
+            image.time_base = Fraction(1, 1)
+            out.mux(picture.encode(image))
+        samples = tone(rate, 2).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate = rate
+        frame.pts = 40 * rate
+        out.mux([*sound.encode(frame), *sound.encode(None), *picture.encode(None)])
+    audio = decode(path, tmp_path / "o.wav")
+    written, _ = sf.read(tmp_path / "o.wav")
+    assert audio.duration_s == pytest.approx(42, abs=0.1)
+    assert audio.clock_jumps == 0
+    assert np.abs(written[: round(39.9 * RATE)]).max() < 0.01
+    assert np.abs(written[round(40.2 * RATE) : round(41.8 * RATE)]).max() > 0.3
+
+
 def test_a_clock_that_is_set_anew_is_not_a_hole(tmp_path: Path) -> None:
     rate = 48_000
     with av.open(str(tmp_path / "i.mkv"), "w", format="matroska") as out:

@@ -164,7 +164,10 @@ def test_attempts_that_get_further_are_not_counted(site: Any, tmp_path: Path) ->
     assert got.media.read_bytes() == site.media["/long.webm"]
 
 
-@pytest.mark.parametrize("retry_after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+@pytest.mark.parametrize(
+    "retry_after",
+    ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00 -0000"],
+)
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_server_that_says_how_long_to_wait_is_waited_for_so_long(
     site: Any, tmp_path: Path, status: int, retry_after: str
