@@ -34,8 +34,8 @@ Float32 = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
 T = TypeVar("T")
 
-BLOCK_VALUES = 1 << 21
-"""Frames are gathered to blocks of this many values (samples times channels), at most 16 MB, 22 s
+BLOCK_VALUES = 1 << 20
+"""Frames are gathered to blocks of this many values (samples times channels), at most 8 MB, 11 s
 of 48 kHz stereo: with short blocks the threads wait for the interpreter's lock more often than
 they work side by side (measured from 1 to 20 s)."""
 MIN_GAP_S = 0.05

@@ -34,7 +34,8 @@ Float64 = npt.NDArray[np.float64]
 
 STEP = SAMPLE_RATE_HZ // 10
 STEPS_AT_ONCE = 16
-"""Spectra of more steps than this are given fresh memory each time, at the price of the sums."""
+"""The spectra of more steps are so large that the system gives them fresh pages each time, which
+takes as long as the transform."""
 STEPS_PER_BLOCK = 4
 """Gating blocks of 400 ms that overlap by 75 % (BS.1770-4, annex 1)."""
 LOUDNESS_OFFSET_DB = -0.691
