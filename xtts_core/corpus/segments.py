@@ -102,6 +102,23 @@ SEGMENTS = Stage(
     ),
 )
 
+MEASURE_COLUMNS = (
+    "rms_dbfs",
+    "peak_dbfs",
+    "true_peak_dbtp",
+    "loudness_lufs",
+    "clipping_ratio",
+    "snr_db",
+    "speech_ratio",
+    "bandwidth_hz",
+    "reverberation_s",
+    "music_ratio",
+    "halves_similarity",
+    "change_similarity",
+    "speaker_similarity",
+)
+"""The measures of a clip, which `metadata` carries on and judges."""
+
 SEGMENTS_SCHEMA = pa.schema(
     [
         ("segment_id", pa.string()),
@@ -111,19 +128,7 @@ SEGMENTS_SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         ("cut", pa.string()),
         ("overlap_s", pa.float64()),
-        ("rms_dbfs", pa.float64()),
-        ("peak_dbfs", pa.float64()),
-        ("true_peak_dbtp", pa.float64()),
-        ("loudness_lufs", pa.float64()),
-        ("clipping_ratio", pa.float64()),
-        ("snr_db", pa.float64()),
-        ("speech_ratio", pa.float64()),
-        ("bandwidth_hz", pa.float64()),
-        ("reverberation_s", pa.float64()),
-        ("music_ratio", pa.float64()),
-        ("halves_similarity", pa.float64()),
-        ("change_similarity", pa.float64()),
-        ("speaker_similarity", pa.float64()),
+        *((name, pa.float64()) for name in MEASURE_COLUMNS),
         ("speaker_embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
         ("sha256", pa.string()),
     ],

@@ -15,12 +15,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from xtts_core.transcription.subtitles import MAX_UNCOVERED_S, REPEAT_S, TOLERANCE_S
+from xtts_core.transcription.subtitles import (
+    MAX_UNCOVERED_S,
+    REPEAT_S,
+    TAG,
+    TIME,
+    TOLERANCE_S,
+    WORD_TIME,
+    seconds_of,
+)
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
-_TIMING = re.compile(rf"^\s*{_TIME}\s+-->\s+{_TIME}(.*)$")
-_WORD_TIME = re.compile(rf"<{_TIME}>")
-_TAG = re.compile(r"</?[^<>]*>")
+_TIMING = re.compile(rf"^\s*{TIME}\s+-->\s+{TIME}(.*)$")
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,14 @@ class _Cue:
 
     @property
     def plain(self) -> list[str]:
-        return [_TAG.sub("", line).strip() for line in self.lines]
+        return [TAG.sub("", line).strip() for line in self.lines]
 
 
 def subtitles_in_span(vtt: str, start_s: float, end_s: float = math.inf) -> str:
     """The cues of a WebVTT text that lie between two times of the recording (seconds), as WebVTT
     whose time 0 is `start_s`; its notes, styles and cue numbers are left out."""
     cues = list(_cues(vtt))
-    if any(_WORD_TIME.search(line) for cue in cues for line in cue.lines):
+    if any(WORD_TIME.search(line) for cue in cues for line in cue.lines):
         kept = _rolling(cues, start_s, end_s)
     else:
         kept = _whole(cues, start_s, end_s)
@@ -92,7 +97,7 @@ def _words_in(cue: _Cue, start_s: float, end_s: float) -> tuple[str, ...]:
     for line in cue.lines:
         pieces = [(cue.start_s, 0)]
         pieces += [
-            (_seconds(*found.groups()), found.start()) for found in _WORD_TIME.finditer(line)
+            (seconds_of(*found.groups()), found.start()) for found in WORD_TIME.finditer(line)
         ]
         pieces.append((math.inf, len(line)))
         lines.append(
@@ -116,7 +121,7 @@ def _cues(vtt: str) -> Iterator[_Cue]:
             found = None
         if timing is not None:
             found = _Cue(
-                _seconds(*timing.groups()[:4]), _seconds(*timing.groups()[4:8]), timing[9], ()
+                seconds_of(*timing.groups()[:4]), seconds_of(*timing.groups()[4:8]), timing[9], ()
             )
         elif found is not None:
             found = replace(found, lines=(*found.lines, line))
@@ -127,16 +132,11 @@ def _written(cue: _Cue, start_s: float, end_s: float) -> str:
         return _clock(min(max(time_s, start_s), end_s) - start_s)
 
     lines = (
-        _WORD_TIME.sub(lambda found: f"<{moved(_seconds(*found.groups()))}>", line)
+        WORD_TIME.sub(lambda found: f"<{moved(seconds_of(*found.groups()))}>", line)
         for line in cue.lines
     )
     body = "".join(f"{line}\n" for line in lines)
     return f"{moved(cue.start_s)} --> {moved(cue.end_s)}{cue.place}\n{body}\n"
-
-
-def _seconds(hours: str | None, minutes: str, seconds: str, thousandths: str) -> float:
-    whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
-    return whole + int(thousandths) / 1000
 
 
 def _clock(time_s: float) -> str:

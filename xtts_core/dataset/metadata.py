@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xtts_core.corpus.segments import MEASURE_COLUMNS
 from xtts_core.dataset.trainability import REASONS, Candidate, rejection_reasons
 from xtts_core.errors import DatasetError
 from xtts_core.settings import DatasetSettings
@@ -53,19 +54,7 @@ METADATA_SCHEMA = pa.schema(
         ("end_sample", pa.int64()),
         ("duration_s", pa.float64()),
         ("cut", pa.string()),
-        ("rms_dbfs", pa.float64()),
-        ("peak_dbfs", pa.float64()),
-        ("true_peak_dbtp", pa.float64()),
-        ("loudness_lufs", pa.float64()),
-        ("clipping_ratio", pa.float64()),
-        ("snr_db", pa.float64()),
-        ("speech_ratio", pa.float64()),
-        ("bandwidth_hz", pa.float64()),
-        ("reverberation_s", pa.float64()),
-        ("music_ratio", pa.float64()),
-        ("halves_similarity", pa.float64()),
-        ("change_similarity", pa.float64()),
-        ("speaker_similarity", pa.float64()),
+        *((name, pa.float64()) for name in MEASURE_COLUMNS),
         ("text_raw", pa.string()),
         ("text", pa.string()),
         ("text_source", pa.string()),
@@ -88,19 +77,7 @@ _FROM_SEGMENT = (
     "end_sample",
     "duration_s",
     "cut",
-    "rms_dbfs",
-    "peak_dbfs",
-    "true_peak_dbtp",
-    "loudness_lufs",
-    "clipping_ratio",
-    "snr_db",
-    "speech_ratio",
-    "bandwidth_hz",
-    "reverberation_s",
-    "music_ratio",
-    "halves_similarity",
-    "change_similarity",
-    "speaker_similarity",
+    *MEASURE_COLUMNS,
 )
 
 

@@ -25,10 +25,10 @@ MAX_UNCOVERED_S = 1.5
 """The longest stretch of a clip that no cue covers. A longer one may be speech that nobody
 wrote down; pauses inside the samples' sentences reach 1.4 s."""
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
-_TIMING = re.compile(rf"^\s*{_TIME}\s+-->\s+{_TIME}(?:\s.*)?$")
-_WORD_TIME = re.compile(rf"<{_TIME}>")
-_TAG = re.compile(r"</?[^<>]*>")
+TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
+_TIMING = re.compile(rf"^\s*{TIME}\s+-->\s+{TIME}(?:\s.*)?$")
+WORD_TIME = re.compile(rf"<{TIME}>")
+TAG = re.compile(r"</?[^<>]*>")
 _ANNOTATION = re.compile(
     r"\[[^\]]*\]|[♪♫♬♩]+"
     r"|\((?:música|music|risos?|risadas?|aplausos?|applause|laughter|silêncio|vinheta|gritos?)"
@@ -88,7 +88,7 @@ def words(path: Path) -> list[Word]:
     found: list[Word] = []
     shown: list[str] = []
     for block in _blocks(path):
-        lines = [line for line in block.lines if _TAG.sub("", line).strip()]
+        lines = [line for line in block.lines if TAG.sub("", line).strip()]
         plain = [_clean(line) for line in lines]
         if block.end_s - block.start_s > REPEAT_S:
             for line in lines[_repeated(shown, plain) :]:
@@ -167,7 +167,7 @@ def _times(line: str, where: str) -> tuple[float, float]:
             where=where,
             remedy="Write them as 00:00:01.000 --> 00:00:02.500",
         )
-    start_s, end_s = _seconds(*match.groups()[:4]), _seconds(*match.groups()[4:])
+    start_s, end_s = seconds_of(*match.groups()[:4]), seconds_of(*match.groups()[4:])
     if end_s < start_s:
         raise TranscriptionError(
             f"The cue ends before it starts: {line.strip()!r}",
@@ -177,13 +177,14 @@ def _times(line: str, where: str) -> tuple[float, float]:
     return start_s, end_s
 
 
-def _seconds(hours: str | None, minutes: str, seconds: str, thousandths: str) -> float:
+def seconds_of(hours: str | None, minutes: str, seconds: str, thousandths: str) -> float:
+    """The groups of `TIME` as seconds."""
     whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
     return round(whole + int(thousandths) / 1000, 3)
 
 
 def _clean(line: str) -> str:
-    text = html.unescape(_TAG.sub("", line)).replace("\u200b", "").replace("\ufeff", "")
+    text = html.unescape(TAG.sub("", line)).replace("\u200b", "").replace("\ufeff", "")
     text = _SPEAKER.sub("", _ANNOTATION.sub(" ", text))
     return re.sub(r"\s+", " ", text).strip()
 
@@ -200,10 +201,10 @@ def _timed(line: str, block: _Block) -> list[Word]:
 
     A tag that goes back in time or leaves the cue is moved to the nearest time that does not.
     """
-    pieces = _WORD_TIME.split(line)
+    pieces = WORD_TIME.split(line)
     starts = [block.start_s]
     for i in range(1, len(pieces), 5):
-        starts.append(min(max(_seconds(*pieces[i : i + 4]), starts[-1]), block.end_s))
+        starts.append(min(max(seconds_of(*pieces[i : i + 4]), starts[-1]), block.end_s))
     ends = [*starts[1:], block.end_s]
     found: list[Word] = []
     for text, start_s, end_s in zip(pieces[::5], starts, ends, strict=True):

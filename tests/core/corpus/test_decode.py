@@ -166,17 +166,22 @@ def test_a_rate_that_changes_inside_the_file_is_followed(tmp_path: Path) -> None
         assert 2 * int(spectrum.argmax()) == pytest.approx(440, abs=2)
 
 
-def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path) -> None:
+def write_seconds(path: Path, starts_s: tuple[int, ...]) -> None:
+    """A second of a tone at each time, and nothing between."""
     rate = 48_000
-    with av.open(str(tmp_path / "i.mkv"), "w") as out:
+    with av.open(str(path), "w") as out:
         stream = out.add_stream("pcm_s16le", rate=rate, layout="mono")
         samples = (tone(rate, 1) * 32_767).astype(np.int16)[None]
-        for second in (0, 3):
+        for start_s in starts_s:
             frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
             frame.sample_rate = rate
-            frame.pts = second * rate
+            frame.pts = start_s * rate
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
+
+
+def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path) -> None:
+    write_seconds(tmp_path / "i.mkv", (0, 3))
     audio = decode(tmp_path / "i.mkv", tmp_path / "o.wav")
     written, _ = sf.read(tmp_path / "o.wav")
     assert audio.duration_s == pytest.approx(4, abs=0.01)
@@ -213,16 +218,7 @@ def test_a_track_that_begins_late_and_ends_early_keeps_its_place(
 
 
 def test_a_clock_that_is_set_anew_is_not_a_hole(tmp_path: Path) -> None:
-    rate = 48_000
-    with av.open(str(tmp_path / "i.mkv"), "w", format="matroska") as out:
-        stream = out.add_stream("pcm_s16le", rate=rate, layout="mono")
-        samples = (tone(rate, 1) * 32_767).astype(np.int16)[None]
-        for second in (0, 3_600, 3_603):
-            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-            frame.sample_rate = rate
-            frame.pts = second * rate
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
+    write_seconds(tmp_path / "i.mkv", (0, 3_600, 3_603))
     audio = decode(tmp_path / "i.mkv", tmp_path / "o.wav")
     assert audio.clock_jumps == 1
     assert audio.filled_s == pytest.approx(2, abs=0.01)
