@@ -20,13 +20,12 @@ from xtts_core.corpus.catalogue import (
     append_rows,
     format_clock,
     format_span,
-    is_youtube,
-    local_path,
     read_catalogue,
     remove_row,
 )
 from xtts_core.corpus.download import javascript_runtime, read_cookies
 from xtts_core.corpus.listing import Media, list_source, probe
+from xtts_core.corpus.sources import is_youtube, local_path
 from xtts_core.errors import CatalogueError, SettingsError
 from xtts_core.settings import DownloadSettings, Environment
 from xtts_core.stage import Progress

@@ -11,23 +11,20 @@ import csv
 import difflib
 import hashlib
 import io
-import logging
-import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
 
 from filelock import FileLock
 
+from xtts_core.corpus.file_hashes import FileHashes, file_hashes
+from xtts_core.corpus.sources import CONTROL, local_path, relative_source, youtube_id
 from xtts_core.errors import CatalogueError
 from xtts_core.stage import Progress, silent
-from xtts_core.store import atomic_file, read_json, sha256_file, sha256_json, write_json
+from xtts_core.store import atomic_file, sha256_json
 
 VIDEO_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What an id must match in full. Ids must also differ in lower case: some file systems do not
@@ -41,22 +38,13 @@ COLUMNS = (
 DEFAULT_LANGUAGE = "pt"
 DERIVED_ID_DIGITS = 12
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Also what stands for the bytes of a file name that is no UTF-8."""
 _SPEAKER = re.compile(r"[^./\\][^/\\]{0,63}")
 _CLOCK = re.compile(r"(?:(?:([0-9]{1,4}):)?([0-9]{1,6}):)?([0-9]{1,8}(?:[.,][0-9]{1,3})?)")
-_YOUTUBE_HOSTS = ("youtube.com", "youtube-nocookie.com", "youtu.be")
-_YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
-_YOUTUBE_FOLDERS = ("shorts", "embed", "live", "v", "e")
 _LOOKS_UTF_16 = re.compile(rb"[^\0]\0|\0[^\0]")
 _DELIMITERS = ",;\t"
 """Excel writes the second where the decimal sign is a comma, as in Brazil."""
 _MARK = "\ufeff"
 _SAVE_AS = "In Excel, save it as 'CSV UTF-8'"
-_SAVE_HASHES_EVERY_S = 5.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -211,68 +199,6 @@ def format_span(row: CatalogueRow) -> str:
     return f"{format_clock(row.start_s or 0)}–{end}"
 
 
-def local_path(csv_path: Path, source: str) -> Path | None:
-    """The file that a source names, or None for a URL. It need not be there.
-
-    Raises:
-        ValueError: the source is not allowed.
-    """
-    if not source:
-        raise ValueError("source is empty")
-    if source.startswith("-"):
-        raise ValueError(
-            f"source {source!r} starts with '-' and could be taken for an option; "
-            f"write './{source}' for a file"
-        )
-    if _CONTROL.search(source):
-        raise ValueError(f"source {source!r} holds a control character or is no UTF-8 text")
-    scheme = _SCHEME.match(source)
-    if scheme is None:
-        return csv_path.parent / source
-    name = scheme[1].lower()
-    if name not in ("http", "https", "file"):
-        raise ValueError(
-            f"source {source!r} has the scheme {name!r}; allowed are http, https and files "
-            f"(write './{source}' for a file of that name)"
-        )
-    try:
-        url = urlsplit(source)
-    except ValueError as error:
-        raise ValueError(f"source {source!r} is no URL: {error}") from None
-    if name == "file":
-        if url.netloc not in ("", "localhost") or not url.path.startswith("/"):
-            raise ValueError(f"source {source!r} does not name a file of this machine")
-        return Path(unquote(url.path))
-    if not url.hostname:
-        raise ValueError(f"source {source!r} has no host name")
-    return None
-
-
-def is_youtube(url: str) -> bool:
-    """Whether an address is YouTube's; what is no URL is not."""
-    try:
-        host = (urlsplit(url).hostname or "").lower()
-    except ValueError:
-        return False
-    return any(host == known or host.endswith("." + known) for known in _YOUTUBE_HOSTS)
-
-
-def youtube_id(url: str) -> str | None:
-    """The eleven-character id in any of the forms of a YouTube address, or None."""
-    if not is_youtube(url):
-        return None
-    parts = urlsplit(url)
-    path = [part for part in parts.path.split("/") if part]
-    candidate = ""
-    if (parts.hostname or "").lower().endswith("youtu.be"):
-        candidate = path[0] if path else ""
-    elif len(path) >= 2 and path[0] in _YOUTUBE_FOLDERS:
-        candidate = path[1]
-    elif path == ["watch"]:
-        candidate = parse_qs(parts.query).get("v", [""])[0]
-    return candidate if _YOUTUBE_ID.fullmatch(candidate) else None
-
-
 def _table(csv_path: Path, text: str | None = None) -> _Table:
     text = _text(csv_path) if text is None else text
     mark = _MARK if text.startswith(_MARK) else ""
@@ -355,7 +281,7 @@ def _read(
             near = difflib.get_close_matches(name, COLUMNS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COLUMNS)}"
             problems.append(RowProblem(1, f"unknown column {name!r}; {hint}"))
-    with _FileHashes(table.csv_path) as hashes:
+    with file_hashes(table.csv_path) as hashes:
         for record in _records(table, problems):
             if not any(cell.strip() for cell in record.cells):
                 continue
@@ -410,7 +336,7 @@ def _cells(table: _Table, record: _Record) -> dict[str, str]:
     return named
 
 
-def _row(csv_path: Path, cells: Mapping[str, str], hashes: _FileHashes) -> CatalogueRow:
+def _row(csv_path: Path, cells: Mapping[str, str], hashes: FileHashes) -> CatalogueRow:
     """Raises ValueError with the reason why the row cannot be used."""
     given = {name: cells.get(name, "").strip() for name in COLUMNS}
     path = local_path(csv_path, given["source"])
@@ -425,7 +351,7 @@ def _row(csv_path: Path, cells: Mapping[str, str], hashes: _FileHashes) -> Catal
     if subtitles not in ("auto", "none") and not LANGUAGE.fullmatch(subtitles):
         raise ValueError(f"subtitles {subtitles!r} must be auto, none or a language such as pt-BR")
     speaker = given["speaker"] or video_id
-    if not _SPEAKER.fullmatch(speaker) or _CONTROL.search(speaker):
+    if not _SPEAKER.fullmatch(speaker) or CONTROL.search(speaker):
         raise ValueError(
             f"speaker {speaker!r} must have 1 to 64 characters, no slash, and no leading full stop"
         )
@@ -460,7 +386,7 @@ def _derived_id(
     path: Path | None,
     start_s: float | None,
     end_s: float | None,
-    hashes: _FileHashes,
+    hashes: FileHashes,
 ) -> str:
     """The id of a YouTube video, or the first digits of the SHA-256 of a file's content or of
     another URL; after it, of a part, `_<start>-<end>` in milliseconds (`end` where it is open)."""
@@ -478,67 +404,6 @@ def _derived_id(
         return whole
     end = "end" if end_s is None else round(end_s * 1000)
     return f"{whole}_{round((start_s or 0) * 1000)}-{end}"
-
-
-class _FileHashes:
-    """SHA-256 of local files, kept in a hidden file beside the catalogue: every look at it asks
-    for every row's id, in many processes, and a file is read again only when its size or time
-    changes. What is done is saved on the way, so that a look that is cut short helps the next."""
-
-    def __init__(self, csv_path: Path) -> None:
-        self._path = csv_path.parent / f".{csv_path.name}.hashes.json"
-        self._changed = False
-        self._saved_at = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._save()
-
-    @cached_property
-    def _known(self) -> dict[str, list[Any]]:
-        try:
-            known = read_json(self._path)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            _log.info("%s is made anew: %s", self._path, error)
-            return {}
-        return known if isinstance(known, dict) else {}
-
-    def of(self, source: str, path: Path) -> str:
-        """Raises OSError where the file cannot be read."""
-        stat = path.stat()
-        known = self._known.get(source)
-        if known is None or known[:2] != [stat.st_size, stat.st_mtime_ns]:
-            known = [stat.st_size, stat.st_mtime_ns, _sha256(path, stat.st_size, stat.st_mtime_ns)]
-            self._known[source] = known
-            self._changed = True
-            if time.monotonic() - self._saved_at > _SAVE_HASHES_EVERY_S:
-                self._save()
-        return str(known[2])
-
-    def _save(self) -> None:
-        self._saved_at = time.monotonic()
-        if not self._changed:
-            return
-        try:
-            write_json(self._path, self._known)
-        except OSError as error:
-            _log.info("The hashes of local files are not kept: %s", error)
-        self._changed = False
-
-
-@lru_cache(maxsize=65_536)
-def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
-    """For folders that cannot be written to: read once a process."""
-    return sha256_file(path)
 
 
 # --- editing ----------------------------------------------------------------------------------
@@ -579,7 +444,7 @@ def append_row(
         "start": start,
         "end": end,
     }
-    with _lock(csv_path), _FileHashes(csv_path) as hashes:
+    with _lock(csv_path), file_hashes(csv_path) as hashes:
         table = _table_or_new(csv_path)
         listed = _listed(table)
         try:
@@ -614,7 +479,7 @@ def append_rows(
     rows: list[CatalogueRow] = []
     left_out: list[LeftOut] = []
     known = 0
-    with _lock(csv_path), _FileHashes(csv_path) as hashes:
+    with _lock(csv_path), file_hashes(csv_path) as hashes:
         table = _table_or_new(csv_path)
         listed = _listed(table)
         by_id = {row.video_id.lower(): row.video_id for row in listed}
@@ -694,14 +559,6 @@ def _as_seen_from(csv_path: Path, source: str) -> str:
     if not here.is_file():
         raise ValueError(f"there is no file {source!r}")
     return relative_source(csv_path, here)
-
-
-def relative_source(csv_path: Path, path: Path) -> str:
-    """How a row names a file: relative to the folder of the catalogue, with a `./` in front where
-    the name alone would be taken for an option or a URL."""
-    source = Path(os.path.relpath(path, csv_path.parent.resolve())).as_posix()
-    plain = not source.startswith(("-", " ")) and _SCHEME.match(source) is None
-    return source if plain else f"./{source}"
 
 
 def _write(table: _Table, rows: Sequence[CatalogueRow]) -> None:

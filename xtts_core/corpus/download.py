@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from xtts_core.corpus.catalogue import is_youtube
+from xtts_core.corpus.sources import is_youtube
 from xtts_core.errors import SettingsError, SourceError, TransientSourceError
 from xtts_core.settings import DownloadSettings
 from xtts_core.stage import Progress, silent

@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from xtts_core.corpus.catalogue import (
-    LeftOut,
-    is_youtube,
-    local_path,
-    relative_source,
-    youtube_id,
-)
+from xtts_core.corpus.catalogue import LeftOut
 from xtts_core.corpus.containers import PLAYLISTS
 from xtts_core.corpus.download import opened, patiently, refuse_live
+from xtts_core.corpus.sources import is_youtube, local_path, relative_source, youtube_id
 from xtts_core.errors import CatalogueError, SourceError, TransientSourceError
 from xtts_core.settings import DownloadSettings
 from xtts_core.stage import Progress, silent

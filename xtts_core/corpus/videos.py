@@ -8,13 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xtts_core import text
-from xtts_core.corpus.catalogue import (
-    LANGUAGE,
-    CatalogueRow,
-    format_span,
-    local_path,
-    read_catalogue,
-)
+from xtts_core.corpus.catalogue import LANGUAGE, CatalogueRow, format_span, read_catalogue
+from xtts_core.corpus.sources import local_path
 from xtts_core.errors import CatalogueError
 from xtts_core.settings import DatasetSettings
 from xtts_core.stage import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xtts_core.corpus import catalogue
+from xtts_core.corpus import file_hashes
 from xtts_core.corpus.catalogue import (
     CatalogueRow,
     append_row,
@@ -14,8 +14,8 @@ from xtts_core.corpus.catalogue import (
     parse_clock,
     read_catalogue,
     remove_row,
-    youtube_id,
 )
+from xtts_core.corpus.sources import youtube_id
 from xtts_core.errors import CatalogueError
 from xtts_core.store import sha256_file
 
@@ -278,12 +278,12 @@ def test_a_file_is_hashed_for_its_id_once_until_it_changes(
         read.append(path)
         return sha256_file(path)
 
-    monkeypatch.setattr(catalogue, "sha256_file", counted)
+    monkeypatch.setattr(file_hashes, "sha256_file", counted)
     media = csv_path.parent / "v.webm"
     media.write_bytes(b"sound")
     csv_path.write_text("source\nv.webm\n")
     first = read_catalogue(csv_path)
-    catalogue._sha256.cache_clear()  # as in another process
+    file_hashes._sha256.cache_clear()  # as in another process
     assert read_catalogue(csv_path) == first
     assert read == [media]
     media.write_bytes(b"other sound")
