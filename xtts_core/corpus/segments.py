@@ -7,6 +7,7 @@ import io
 import shutil
 import wave
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -79,6 +80,8 @@ is fainter than the others for it."""
 MAX_OUTLIER_SHARE = 0.2
 """More clips by another voice than this mean that the row's speaker is not who mostly speaks."""
 HISTOGRAM_STEP_S = 2
+CLIPS_AT_ONCE = 2
+"""Resampling, the spectra, hashes and the disk leave the interpreter's lock to another clip."""
 
 SEGMENTS = Stage(
     "segments",
@@ -322,34 +325,42 @@ def _write_clips(
     fade_s: float,
 ) -> list[dict[str, Any]]:
     """Write each clip and give its row, without what is told of several clips together."""
+
+    def written(numbered: tuple[int, Segment]) -> dict[str, Any]:
+        number, clip = numbered
+        segment_id = f"{video_id}_{number:05d}"
+        row = _write_clip(wav, folder / f"{segment_id}.wav", clip, gain_db, fade_s)
+        inside = envelope.frames(clip.start, clip.end)
+        return {
+            "segment_id": segment_id,
+            **row,
+            "snr_db": round(snr_db(envelope, speech, clip), 2),
+            "speech_ratio": round(float(np.mean(speech[inside])), 4),
+        }
+
+    with ThreadPoolExecutor(CLIPS_AT_ONCE, "clips") as threads:
+        return list(threads.map(written, enumerate(clips, 1)))
+
+
+def _write_clip(
+    wav: Path, target: Path, clip: Segment, gain_db: float, fade_s: float
+) -> dict[str, Any]:
     import soundfile as sf
 
-    rows = []
-    with sf.SoundFile(wav) as recording:
-        for number, clip in enumerate(clips, 1):
-            recording.seek(clip.start)
-            samples = recording.read(clip.samples, dtype="int16")
-            sound = apply_gain(samples, gain_db)
-            _fade(sound, clip, fade_s)
-            segment_id = f"{video_id}_{number:05d}"
-            content = _wav(sound)
-            (folder / f"{segment_id}.wav").write_bytes(content)
-            inside = envelope.frames(clip.start, clip.end)
-            rows.append(
-                {
-                    "segment_id": segment_id,
-                    "start_sample": clip.start,
-                    "end_sample": clip.end,
-                    "duration_s": round(clip.samples / SAMPLE_RATE_HZ, 6),
-                    "cut": clip.cut,
-                    **_levels(sound),
-                    **_recording(samples),
-                    "snr_db": round(snr_db(envelope, speech, clip), 2),
-                    "speech_ratio": round(float(np.mean(speech[inside])), 4),
-                    "sha256": hashlib.sha256(content).hexdigest(),
-                }
-            )
-    return rows
+    samples = sf.read(wav, clip.samples, clip.start, dtype="int16")[0]
+    sound = apply_gain(samples, gain_db)
+    _fade(sound, clip, fade_s)
+    content = _wav(sound)
+    target.write_bytes(content)
+    return {
+        "start_sample": clip.start,
+        "end_sample": clip.end,
+        "duration_s": round(clip.samples / SAMPLE_RATE_HZ, 6),
+        "cut": clip.cut,
+        **_levels(sound),
+        **_recording(samples),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 def _levels(sound: npt.NDArray[np.int16]) -> dict[str, float]:

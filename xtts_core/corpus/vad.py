@@ -11,7 +11,9 @@ the grid of everything found with webrtcvad: a frame takes the judgement at its 
 from __future__ import annotations
 
 import importlib.util
+from array import array
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,10 +22,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from xtts_core.corpus.ahead import ahead
 from xtts_core.corpus.levels import FULL_SCALE, SILENCE_DBFS
 from xtts_core.errors import SettingsError
 from xtts_core.settings import SAMPLE_RATE_HZ, VadSettings
 from xtts_core.stage import Progress, silent
+
+Float32 = npt.NDArray[np.float32]
+Int16 = npt.NDArray[np.int16]
 
 VAD_RATE_HZ = 16_000
 WEBRTC_STEP = 160
@@ -72,9 +78,9 @@ class Envelope:
 
     frame_samples: int
     n_samples: int
-    level_dbfs: npt.NDArray[np.float32]
-    peak: npt.NDArray[np.int32]
-    speech: npt.NDArray[np.float32]
+    level_dbfs: Float32
+    peak: npt.NDArray[np.uint16]
+    speech: Float32
 
     def frames(self, start: int, end: int) -> slice:
         """The frames whose middle lies in samples `start` to `end`."""
@@ -105,31 +111,29 @@ def measure(path: Path, settings: VadSettings, progress: Progress = silent) -> E
     import soundfile as sf
 
     frame = settings.frame_samples
-    levels: list[npt.NDArray[np.float32]] = []
-    peaks: list[npt.NDArray[np.int32]] = []
+    block = max(1, round(settings.chunk_s * SAMPLE_RATE_HZ / frame)) * frame
     judge = _Judge(_engine(settings)) if settings.enabled else None
     with sf.SoundFile(path) as wav:
         n_samples = wav.frames
-        block = max(1, round(settings.chunk_s * SAMPLE_RATE_HZ / frame)) * frame
+        level_dbfs = np.empty(-(-n_samples // frame), np.float32)
+        peak = np.empty(len(level_dbfs), np.uint16)
         done = 0
-        while len(samples := wav.read(block, dtype="int16")):
-            if judge is not None:
-                judge.feed(samples)
-            level, peak = _levels(samples, frame)
-            levels.append(level)
-            peaks.append(peak)
-            done += len(samples)
-            progress(done / SAMPLE_RATE_HZ, n_samples / SAMPLE_RATE_HZ, "s")
-    level_dbfs = np.concatenate(levels) if levels else np.zeros(0, np.float32)
-    speech = np.ones(len(level_dbfs), np.float32)
-    if judge is not None and n_samples:
-        speech = judge.at((np.arange(len(level_dbfs)) + 0.5) * frame / SAMPLE_RATE_HZ)
+        with closing(ahead(_chunks(wav, block, resampled=judge is not None))) as chunks:
+            for samples, view in chunks:
+                if judge is not None:
+                    judge.feed(view)
+                frames = slice(done // frame, -(-(done + len(samples)) // frame))
+                level_dbfs[frames], peak[frames] = _levels(samples, frame)
+                done += len(samples)
+                progress(done / SAMPLE_RATE_HZ, n_samples / SAMPLE_RATE_HZ, "s")
     return Envelope(
         frame_samples=frame,
         n_samples=n_samples,
         level_dbfs=level_dbfs,
-        peak=np.concatenate(peaks) if peaks else np.zeros(0, np.int32),
-        speech=speech,
+        peak=peak,
+        speech=judge.of_frames(len(level_dbfs), frame)
+        if judge is not None
+        else np.ones(len(level_dbfs), np.float32),
     )
 
 
@@ -205,7 +209,7 @@ def _seeded(
     """The stretches of `extent` that hold a frame of `seed`."""
     seeds_before = np.concatenate(([0], np.cumsum(seed)))
     frame = envelope.frame_samples
-    for first, last in _runs(extent):
+    for first, last in true_runs(extent):
         if seeds_before[last] > seeds_before[first]:
             yield Region(first * frame, min(last * frame, envelope.n_samples))
 
@@ -215,7 +219,7 @@ class _Engine(Protocol):
 
     step: int
 
-    def judge(self, view: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def judge(self, view: Float32) -> Float32:
         """The probability of speech in each step of `view`, samples at the scale of 16 bits."""
         ...
 
@@ -232,7 +236,7 @@ class _WebRtc:
 
         self._vad = webrtcvad.Vad(aggressiveness)
 
-    def judge(self, view: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def judge(self, view: Float32) -> Float32:
         limited = np.clip(np.rint(view), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
         data = limited.tobytes()
         size = WEBRTC_STEP * limited.itemsize
@@ -249,10 +253,10 @@ class _Silero:
 
     def __init__(self) -> None:
         self._session = _silero_session()
-        self._state: list[npt.NDArray[np.float32]] = [np.zeros((1, 1, 128), np.float32)] * 2
+        self._state: list[Float32] = [np.zeros((1, 1, 128), np.float32)] * 2
         self._context = np.zeros(SILERO_CONTEXT, np.float32)
 
-    def judge(self, view: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def judge(self, view: Float32) -> Float32:
         if len(view) == 0:
             return np.zeros(0, np.float32)
         steps = (view / np.float32(FULL_SCALE)).reshape(-1, SILERO_STEP)
@@ -294,51 +298,69 @@ def _silero_session() -> Any:
     )
 
 
+def _chunks(wav: Any, block: int, *, resampled: bool) -> Iterator[tuple[Int16, Float32]]:
+    """The samples in blocks, each with what the engines see of it (nothing unless asked for)."""
+    import soxr
+
+    # In int16 soxr would dither, and the result would depend on the size of the chunks.
+    stream = soxr.ResampleStream(SAMPLE_RATE_HZ, VAD_RATE_HZ, 1, dtype="float32", quality="MQ")
+    last = False
+    while not last:
+        samples = wav.read(block, dtype="int16")
+        last = len(samples) < block
+        view = np.zeros(0, np.float32)
+        if resampled:
+            view = stream.resample_chunk(samples.astype(np.float32), last=last)
+        yield samples, view
+
+
 class _Judge:
-    """An engine over a stream of 22 050 Hz samples."""
+    """An engine over a stream of 16 kHz samples."""
 
     def __init__(self, engine: _Engine) -> None:
-        import soxr
-
         self._engine = engine
-        # In int16 soxr would dither, and the result would depend on the size of the chunks.
-        self._resampler = soxr.ResampleStream(
-            SAMPLE_RATE_HZ, VAD_RATE_HZ, 1, dtype="float32", quality="MQ"
-        )
         self._rest = np.zeros(0, np.float32)
-        self._judged: list[npt.NDArray[np.float32]] = []
+        self._judged = array("f")
 
-    def feed(self, samples: npt.NDArray[np.int16], *, last: bool = False) -> None:
-        resampled = self._resampler.resample_chunk(samples.astype(np.float32), last=last)
+    def feed(self, resampled: Float32) -> None:
         view = np.concatenate((self._rest, resampled))
-        if last and len(view) % self._engine.step:
-            view = np.pad(view, (0, self._engine.step - len(view) % self._engine.step))
         whole = len(view) - len(view) % self._engine.step
-        self._judged.append(self._engine.judge(view[:whole]))
-        self._rest = view[whole:]
+        self._judged.frombytes(self._engine.judge(view[:whole]).tobytes())
+        self._rest = view[whole:].copy()
 
-    def at(self, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """The judgement at each time; the last, unfinished step is filled up with silence."""
-        self.feed(np.zeros(0, np.int16), last=True)
-        judged = np.concatenate(self._judged)
-        index = (times_s * VAD_RATE_HZ / self._engine.step).astype(int)
-        found: npt.NDArray[np.float32] = judged[np.minimum(index, len(judged) - 1)]
+    def of_frames(self, count: int, samples: int) -> Float32:
+        """The judgement at the middle of each frame of so many 22 050 Hz samples.
+
+        The last, unfinished step is filled up with silence.
+        """
+        if count == 0:
+            return np.zeros(0, np.float32)
+        if len(self._rest):
+            self.feed(np.zeros(self._engine.step - len(self._rest), np.float32))
+        # In integers and in place: hours of frames are millions.
+        step = np.arange(count, dtype=np.int64)
+        step *= 2 * samples
+        step += samples
+        step *= VAD_RATE_HZ
+        step //= 2 * SAMPLE_RATE_HZ * self._engine.step
+        np.minimum(step, len(self._judged) - 1, out=step)
+        found: Float32 = np.frombuffer(self._judged, np.float32)[step]
         return found
 
 
-def _levels(
-    samples: npt.NDArray[np.int16], frame: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+def _levels(samples: Int16, frame: int) -> tuple[Float32, npt.NDArray[np.uint16]]:
     starts = np.arange(0, len(samples), frame)
-    wide = samples.astype(np.int32)
     counts = np.diff(np.append(starts, len(samples)))
-    energy = np.add.reduceat((samples / FULL_SCALE) ** 2, starts) / counts
+    squares = np.square(samples, dtype=np.float64)
+    energy = np.add.reduceat(squares, starts) / counts / FULL_SCALE**2
     floor = 10 ** (SILENCE_DBFS / 10)
     level = (10 * np.log10(np.maximum(energy, floor))).astype(np.float32)
-    return level, np.maximum.reduceat(np.abs(wide), starts)
+    # The magnitude of −32 768 is one more than 16 bits hold with a sign.
+    magnitudes = np.abs(samples).view(np.uint16)
+    return level, np.maximum.reduceat(magnitudes, starts)
 
 
-def _background(envelope: Envelope) -> npt.NDArray[np.float32]:
+def _background(envelope: Envelope) -> Float32:
     """The level of the background at each frame, in dBFS; constant for a second each."""
     second = max(1, round(SAMPLE_RATE_HZ / envelope.frame_samples))
     reach = NOISE_REACH_S * second
@@ -360,7 +382,7 @@ def _background(envelope: Envelope) -> npt.NDArray[np.float32]:
     return noise
 
 
-def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def true_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """The stretches of True as (first, one past the last)."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -22,7 +22,7 @@ def envelope_over(regions: list[Region], length: int) -> Envelope:
     for region in regions:
         level[region.start // FRAME : -(-region.end // FRAME)] = -20
     speech = (level > -40).astype(np.float32)
-    return Envelope(FRAME, length, level, np.ones(len(level), np.int32), speech)
+    return Envelope(FRAME, length, level, np.ones(len(level), np.uint16), speech)
 
 
 def laid_out(*lengths_s: float) -> list[Region]:

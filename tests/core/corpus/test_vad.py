@@ -37,7 +37,7 @@ def envelope_of(*stretches: tuple[float, float], voiced: bool = True) -> Envelop
         frame_samples=FRAME,
         n_samples=len(level) * FRAME,
         level_dbfs=level,
-        peak=np.full(len(level), 1_000, np.int32),
+        peak=np.full(len(level), 1_000, np.uint16),
         speech=np.full(len(level), float(voiced), np.float32),
     )
 
