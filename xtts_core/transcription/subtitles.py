@@ -8,6 +8,7 @@ two or three times.
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ wrote down; pauses inside the samples' sentences reach 1.4 s."""
 
 TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
 _TIMING = re.compile(rf"^\s*{TIME}\s+-->\s+{TIME}(?:\s.*)?$")
+_ARROW = re.compile(r"-->|\d\s*[-–—=]>\s*\d")
 WORD_TIME = re.compile(rf"<{TIME}>")
 TAG = re.compile(r"</?[^<>]*>")
 _ANNOTATION = re.compile(
@@ -65,14 +67,14 @@ class _Block:
 
 def read_cues(path: Path) -> list[Cue]:
     """The cues of a WebVTT or SRT file in time order, without tags, speaker labels, sounds
-    (`[Música]`) and ♪; a cue with nothing left is dropped.
+    (`[Música]`) and ♪; a cue with nothing left is dropped, and so is one of `broken_cues`.
 
     Raises:
-        TranscriptionError: the file is not UTF-8, has no cue, or a cue has a broken time.
+        TranscriptionError: the file is no text, or has no cue that can be read.
     """
     cues = (
         Cue(block.start_s, block.end_s, " ".join(filter(None, map(_clean, block.lines))))
-        for block in _blocks(path)
+        for block in _blocks(path)[0]
     )
     return sorted((cue for cue in cues if cue.text), key=lambda cue: (cue.start_s, cue.end_s))
 
@@ -87,7 +89,7 @@ def words(path: Path) -> list[Word]:
     """
     found: list[Word] = []
     shown: list[str] = []
-    for block in _blocks(path):
+    for block in _blocks(path)[0]:
         lines = [line for line in block.lines if TAG.sub("", line).strip()]
         plain = [_clean(line) for line in lines]
         if block.end_s - block.start_s > REPEAT_S:
@@ -128,52 +130,72 @@ def cues_of_clip(cues: Sequence[Cue], start_s: float, end_s: float) -> str | Non
     return " ".join(cue.text for cue in inside)
 
 
-def _blocks(path: Path) -> list[_Block]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TranscriptionError(
-            "The subtitle file is not UTF-8",
-            where=f"{path}, byte {error.start}",
-            remedy="Save it as UTF-8",
-        ) from None
+def read_text(path: Path) -> str:
+    """The text of a subtitle file: UTF-8, UTF-16 with its mark, or else Windows-1252, in which
+    most old Brazilian SRT files are written.
+
+    Raises:
+        TranscriptionError: it is none of these.
+    """
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            wrong = error
+    raise TranscriptionError(
+        f"The subtitle file is no text: {wrong}", where=str(path), remedy="Save it as UTF-8"
+    )
+
+
+def broken_cues(path: Path) -> list[str]:
+    """The cues that are left out because their times cannot be read, each with its line.
+
+    Raises:
+        TranscriptionError: as in `read_cues`.
+    """
+    return _blocks(path)[1]
+
+
+def _blocks(path: Path) -> tuple[list[_Block], list[str]]:
+    """The cues that can be read, and the others."""
     blocks: list[_Block] = []
-    lines = text.splitlines()
+    broken: list[str] = []
+    lines = read_text(path).splitlines()
     number = 0
     while number < len(lines):
-        if "-->" not in lines[number] or lines[number].startswith("NOTE"):
+        if not _ARROW.search(lines[number]) or lines[number].startswith("NOTE"):
             number += 1
             continue
-        start_s, end_s = _times(lines[number], f"{path}, line {number + 1}")
         body = number + 1
-        while body < len(lines) and lines[body] != "" and "-->" not in lines[body]:
+        while body < len(lines) and lines[body] != "" and not _ARROW.search(lines[body]):
             body += 1
-        blocks.append(_Block(start_s, end_s, tuple(lines[number + 1 : body])))
+        try:
+            start_s, end_s = _times(lines[number])
+        except ValueError as error:
+            broken.append(f"line {number + 1}: {error}")
+        else:
+            blocks.append(_Block(start_s, end_s, tuple(lines[number + 1 : body])))
         number = body
     if not blocks:
         raise TranscriptionError(
-            "The subtitle file has no cue",
+            f"The subtitle file has no cue that can be read: {broken[0]}"
+            if broken
+            else "The subtitle file has no cue",
             where=str(path),
             remedy="Give a WebVTT or SRT file, or set this video's `subtitles` to none",
         )
-    return blocks
+    return blocks, broken
 
 
-def _times(line: str, where: str) -> tuple[float, float]:
+def _times(line: str) -> tuple[float, float]:
     match = _TIMING.match(line)
     if match is None:
-        raise TranscriptionError(
-            f"The cue has no readable times: {line.strip()!r}",
-            where=where,
-            remedy="Write them as 00:00:01.000 --> 00:00:02.500",
-        )
+        raise ValueError(f"no readable times: {line.strip()!r}")
     start_s, end_s = seconds_of(*match.groups()[:4]), seconds_of(*match.groups()[4:])
     if end_s < start_s:
-        raise TranscriptionError(
-            f"The cue ends before it starts: {line.strip()!r}",
-            where=where,
-            remedy="Correct its times",
-        )
+        raise ValueError(f"it ends before it starts: {line.strip()!r}")
     return start_s, end_s
 
 

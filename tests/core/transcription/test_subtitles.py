@@ -12,6 +12,7 @@ from xtts_core.errors import TranscriptionError
 from xtts_core.transcription.subtitles import (
     Cue,
     Word,
+    broken_cues,
     cues_of_clip,
     read_cues,
     words,
@@ -131,9 +132,10 @@ def test_subrip_is_read_too(tmp_path: Path) -> None:
     [
         (b"", "no cue"),
         (b"<html>not found</html>", "no cue"),
-        (b"WEBVTT\n\n00:00:01.000 --> later\nOi.\n", "line 3: .*no readable times"),
-        (b"WEBVTT\n\n00:00:02.000 --> 00:00:01.000\nOi.\n", "line 3: .*ends before it starts"),
-        (b"WEBVTT\n\n00:00:01.000 --> 00:00:02.000\nol\xe1\n", "byte 40: .*not UTF-8"),
+        (b"WEBVTT\n\n00:00:01.000 --> later\nOi.\n", "line 3: no readable times"),
+        (b"WEBVTT\n\n00:00:02.000 --> 00:00:01.000\nOi.\n", "line 3: it ends before it starts"),
+        (b"\x81\x8d\x00\xff --> \x90", "no text"),
+        (b"\xff\xfeW", "no text"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_place(
@@ -143,6 +145,29 @@ def test_a_broken_file_is_refused_with_its_place(
     path.write_bytes(content)
     with pytest.raises(TranscriptionError, match=rf"video\.pt\.vtt.*{problem}"):
         read_cues(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_accents_survive_the_encodings_that_subtitles_come_in(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "video.pt.srt"
+    path.write_bytes("1\n00:00:01,000 --> 00:00:02,000\nO pão é às três.\n".encode(encoding))
+    assert read_cues(path) == [Cue(1.0, 2.0, "O pão é às três.")]
+
+
+def test_a_cue_with_broken_times_is_named_and_the_others_are_read(
+    vtt: Callable[[str], Path],
+) -> None:
+    path = vtt(
+        "00:01.000 --> 00:02.000\nUm.\n\n00:02.000 -> 00:03.000\nSeta.\n\n"
+        "00:04.000 --> depois\nDois.\n\n00:05.000 --> 00:06.000\nTrês.\n"
+    )
+    assert read_cues(path) == [Cue(1.0, 2.0, "Um."), Cue(5.0, 6.0, "Três.")]
+    assert broken_cues(path) == [
+        "line 6: no readable times: '00:02.000 -> 00:03.000'",
+        "line 9: no readable times: '00:04.000 --> depois'",
+    ]
 
 
 CUES = [Cue(1.0, 3.0, "Um."), Cue(3.2, 5.0, "Dois."), Cue(5.0, 8.0, "Três.")]
