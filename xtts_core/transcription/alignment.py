@@ -38,12 +38,13 @@ Normalise = Callable[[str], str]
 class Spoken:
     """The part of the cues that a clip speaks.
 
-    `text` as it is written; `cer` its character error rate against what was heard, both normalised
-    and without punctuation, of the stretch that both have; `complete` whether the cues have all
-    that was heard.
+    `text` as it is written, None where an edge of the clip lies within an expression that is only
+    spoken as a whole (`R$ 7,50`); `cer` its character error rate against what was heard, both
+    normalised and without punctuation, of the stretch that both have; `complete` whether the cues
+    have all that was heard.
     """
 
-    text: str
+    text: str | None
     cer: float
     complete: bool
 
@@ -53,8 +54,7 @@ def spoken_part(
 ) -> Spoken | None:
     """What a clip says in the words of the cues, or None where that cannot be told.
 
-    None: nothing was heard, no cue is near, what was heard is not in them at all, or a clip's edge
-    lies within an expression that is only spoken as a whole (`R$ 7,50`).
+    None: nothing was heard, no cue is near, or what was heard is not in them at all.
 
     Args:
         cues: in time order, in seconds of the video as `start_s` and `end_s`.
@@ -66,13 +66,12 @@ def spoken_part(
     if not said or not written.words:
         return None
     first, last, alone = _fit(said, written, start_s, end_s)
-    text = written.text(first, last)
-    if not text:
+    if first == last:
         return None
     unwritten = _unwritten(said, alone, written)
     common = " ".join(word for index, word in enumerate(said) if index not in unwritten)
     return Spoken(
-        text=text,
+        text=written.text(first, last),
         cer=character_error_rate(" ".join(written.words[first:last]), common),
         complete=not unwritten,
     )
