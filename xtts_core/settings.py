@@ -132,6 +132,8 @@ class TranscriptionSettings(_Section):
     oov_threshold: float = Field(0.15, ge=0, le=1)
     use_subtitles: bool = True
     use_auto_subtitles: bool = False
+    verify_subtitles: bool = True
+    max_disagreement: float = Field(0.1, gt=0, le=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -36,7 +36,13 @@ from xtts_core.corpus.measures import (
 from xtts_core.corpus.pictures import recording_picture
 from xtts_core.corpus.segmentation import Segment, longest_clip, longest_speech, segment
 from xtts_core.corpus.speakers import EMBEDDING_SIZE, measure_speakers, outlier_share
-from xtts_core.corpus.vad import Envelope, Region, measure, voice_regions
+from xtts_core.corpus.vad import (
+    Envelope,
+    Region,
+    measure,
+    speech_under_floor,
+    voice_regions,
+)
 from xtts_core.corpus.videos import primary_language
 from xtts_core.errors import TranscriptionError
 from xtts_core.settings import (
@@ -71,6 +77,11 @@ from xtts_core.transcription.subtitles import read_cues
 MIN_SPEECH_RATIO = 0.6
 """Clips of a reading voice are speech for 70 to 90 % of their length; a mean far below that
 means that long pauses or noise were joined."""
+MAX_UNDER_FLOOR = 0.1
+"""More speech under `vad.floor_dbfs` than this means that the recording is faint, not that
+somebody far away speaks in between."""
+HOLE_REACH_S = 0.3
+"""A word that a hole breaks ends a clip like any other: the longer margin of a clip, and some."""
 MAX_FORCED_SHARE = 0.2
 """More forced cuts than this mean music or a noise that hides the pauses."""
 MAX_OFF_TARGET_DB = 6.0
@@ -85,7 +96,7 @@ CLIPS_AT_ONCE = 2
 
 SEGMENTS = Stage(
     "segments",
-    "2",
+    "3",
     (
         CheckSpec("has_segments", "error", "at least one clip was found"),
         CheckSpec(
@@ -99,6 +110,7 @@ SEGMENTS = Stage(
             "clips overlap only where a cut was forced, by segmentation.forced_overlap_s",
         ),
         CheckSpec("speech_ratio", "warn", "the clips are mostly speech"),
+        CheckSpec("speech_over_floor", "warn", "little speech is fainter than vad.floor_dbfs"),
         CheckSpec("forced_cut_share", "warn", "nearly every clip is cut in pauses"),
         CheckSpec("loudness", "warn", "the speech of the clips is near the loudness target"),
         CheckSpec("declared_speaker", "warn", "nearly every clip is by the voice of most"),
@@ -111,6 +123,7 @@ MEASURE_COLUMNS = (
     "true_peak_dbtp",
     "loudness_lufs",
     "clipping_ratio",
+    "filled_s",
     "snr_db",
     "speech_ratio",
     "bandwidth_hz",
@@ -135,12 +148,13 @@ SEGMENTS_SCHEMA = pa.schema(
         ("speaker_embedding", pa.list_(pa.float32(), EMBEDDING_SIZE)),
         ("sha256", pa.string()),
     ],
-    metadata={"xtts_schema_version": "2"},
+    metadata={"xtts_schema_version": "3"},
 )
 """`path` is relative to the corpus root. `start_sample` and `end_sample` are samples of the
 22 050 Hz file of the video. The levels are the clip's after the gain; `clipping_ratio` and what
 `measures` tells are of the recording before it. `overlap_s` is what a clip shares with its
-neighbours, where cuts were forced. A measure is null where it cannot be had, and those of
+neighbours, where cuts were forced. `filled_s` is the silence in and up to 0.3 s around it that
+stands for what is missing in the recording. A measure is null where it cannot be had, and those of
 `speakers` are where `speakers.engine` is off. Short utterances that `segmentation.short_share` has
 no room for have no row; the metadata of the asset counts them (`short_dropped`, and their seconds
 in `short_dropped_s`)."""
@@ -172,7 +186,11 @@ def make_segments(
         ModelError: the speaker encoder's weights are not installed.
     """
     raw = require(store, "raw_audio", video_id)
-    cue_ends = _cue_ends(store, video_id)
+    provenance = read_json(store.raw_provenance(video_id))
+    cue_ends = (
+        _cue_ends(store, video_id, provenance) if provenance.get("subtitles_in_step", True) else []
+    )
+    holes_s = provenance["audio"].get("holes", [])
 
     def build(fingerprint: str) -> Outcome:
         wav = store.raw_audio(video_id)
@@ -193,6 +211,7 @@ def make_segments(
             speaker_pass_s = monotonic() - started
         for row, voice, shared in zip(rows, voices, _overlaps(clips), strict=True):
             row["path"] = store.relative(folder / f"{row['segment_id']}.wav")
+            row["filled_s"] = _filled_s(row, holes_s)
             row["overlap_s"] = round(shared / SAMPLE_RATE_HZ, 6)
             row["halves_similarity"] = voice.halves_similarity
             row["change_similarity"] = voice.change_similarity
@@ -209,7 +228,12 @@ def make_segments(
         return Outcome(
             uri=table,
             outputs=[table, *(store.root / row["path"] for row in rows)],
-            verdicts=verdicts(rows, _samples_on_disk(store, rows), settings),
+            verdicts=verdicts(
+                rows,
+                _samples_on_disk(store, rows),
+                settings,
+                under_floor=speech_under_floor(envelope, settings.vad),
+            ),
             metadata={
                 **summary(rows, envelope.n_samples, gain_db, dropped),
                 "cue_ends": len(cue_ends),
@@ -230,6 +254,7 @@ def make_segments(
             "speakers": settings.speakers.engine,
             "wav": raw.sha256[store.raw_audio(video_id)],
             "cue_ends": sha256_json(cue_ends),
+            "holes_s": holes_s,
         },
         built_on=(raw,),
         build=build,
@@ -240,8 +265,11 @@ def verdicts(
     rows: Sequence[Mapping[str, Any]],
     samples_on_disk: Sequence[int],
     settings: DatasetSettings,
+    *,
+    under_floor: float = 0.0,
 ) -> list[Verdict]:
-    """The checks of `segments` on its rows and on the length of each row's file."""
+    """The checks of `segments` on its rows, the length of each row's file, and the share of the
+    speech that is fainter than the floor."""
     outside = _outside_the_window(rows, samples_on_disk, settings.segmentation)
     overlapping = _wrongly_overlapping(rows, settings.segmentation)
     ratio = float(np.mean([row["speech_ratio"] for row in rows])) if rows else 0.0
@@ -268,6 +296,16 @@ def verdicts(
             ratio >= MIN_SPEECH_RATIO,
             value=round(ratio, 4),
             threshold=MIN_SPEECH_RATIO,
+        ),
+        SEGMENTS.verdict(
+            "speech_over_floor",
+            under_floor <= MAX_UNDER_FLOOR,
+            value=round(under_floor, 4),
+            threshold=MAX_UNDER_FLOOR,
+            detail="a share of the speech is left out as too faint: lower vad.floor_dbfs "
+            f"({settings.vad.floor_dbfs:g})"
+            if under_floor > MAX_UNDER_FLOOR
+            else "",
         ),
         SEGMENTS.verdict(
             "forced_cut_share",
@@ -387,11 +425,19 @@ def _recording(samples: npt.NDArray[np.int16]) -> dict[str, float | None]:
     }
 
 
-def _cue_ends(store: CorpusStore, video_id: str) -> list[int]:
+def _filled_s(row: Mapping[str, Any], holes_s: Sequence[Sequence[float]]) -> float:
+    """How much of the clip, and of what lies so near that a word may reach over, is a hole."""
+    start_s = row["start_sample"] / SAMPLE_RATE_HZ - HOLE_REACH_S
+    end_s = row["end_sample"] / SAMPLE_RATE_HZ + HOLE_REACH_S
+    inside = [min(last, end_s) - max(first, start_s) for first, last in holes_s]
+    return round(sum((length for length in inside if length > 0), 0.0), 3)
+
+
+def _cue_ends(store: CorpusStore, video_id: str, provenance: Mapping[str, Any]) -> list[int]:
     """Where the cues of the video's manual subtitles end, in samples: of those in the language of
     its row, else of any, since a translation keeps the sentences."""
     language = read_json(store.video(video_id))["row"]["language"].lower()
-    listed = read_json(store.raw_provenance(video_id))["subtitles"]
+    listed = provenance["subtitles"]
 
     def unlikeness(entry: Mapping[str, str]) -> tuple[bool, bool, str]:
         tag = entry["language"].lower()

@@ -60,6 +60,7 @@ STEADY_FROM_S = 1.0
 """With webrtcvad a region of a second and more whose levels spread by less than this (standard
 deviation) is noise: syllables make speech rise and fall by 5 dB and more, also at a low
 signal-to-noise ratio, while noise stays within 1.5 dB (both measured on the demo recordings)."""
+LOWER_FLOOR_DB = 40.0
 MIN_DIP_S = 0.15
 """The shortest gap that a region which is too long may be cut at; the closure of a stop
 consonant is shorter (about 0.1 s)."""
@@ -159,6 +160,19 @@ def voice_regions(envelope: Envelope, settings: VadSettings, longest: int) -> li
             pieces = _clusters(cluster, MIN_DIP_S)
             regions += [Region(piece[0].start, piece[-1].end) for piece in pieces]
     return regions
+
+
+def speech_under_floor(envelope: Envelope, settings: VadSettings) -> float:
+    """How much of what would be speech with `floor_dbfs` lower by 40 dB is too faint for it, as a
+    share, 0 to 1."""
+    if not settings.enabled:
+        return 0.0
+    lower = settings.model_copy(update={"floor_dbfs": settings.floor_dbfs - LOWER_FLOOR_DB})
+    every, loud = (
+        sum(region.samples for region in voice_regions(envelope, vad, envelope.n_samples))
+        for vad in (lower, settings)
+    )
+    return max(0.0, 1 - loud / every) if every else 0.0
 
 
 def _clusters(stretches: list[Region], gap_s: float) -> list[list[Region]]:

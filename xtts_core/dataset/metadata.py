@@ -33,7 +33,7 @@ the hours of raw podcasts (mesolitica/Malaysian-Emilia), before any segmentation
 
 METADATA = Stage(
     "metadata",
-    "2",
+    "3",
     (
         CheckSpec("every_segment_accounted", "error", "each segment is a row, once"),
         CheckSpec("has_accepted_clips", "error", "at least one clip can be trained on"),
@@ -59,13 +59,14 @@ METADATA_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("text_source", pa.string()),
         ("text_model", pa.string()),
+        ("text_cer", pa.float64()),
         ("oov_rate", pa.float64()),
         ("n_words", pa.int64()),
         ("n_tokens", pa.int64()),
         ("accepted", pa.bool_()),
         ("reasons", pa.list_(pa.string())),
     ],
-    metadata={"xtts_schema_version": "2"},
+    metadata={"xtts_schema_version": "3"},
 )
 """The measures are those of `segments`, null where a clip has none; its speaker embedding stays
 there."""
@@ -195,6 +196,7 @@ def _judge(
             samples=segment["end_sample"] - segment["start_sample"],
             duration_s=segment["duration_s"],
             cut=segment["cut"],
+            filled_s=segment["filled_s"],
             clipping_ratio=segment["clipping_ratio"],
             snr_db=segment["snr_db"],
             change_similarity=segment["change_similarity"],
@@ -221,6 +223,7 @@ def _judge(
         "text": text,
         "text_source": transcript["source"],
         "text_model": transcript["model"],
+        "text_cer": transcript["cer"],
         "oov_rate": transcript["oov_rate"],
         "n_words": len(text.split()),
         "n_tokens": len(tokens),

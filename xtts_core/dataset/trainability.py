@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xtts_core.settings import MAX_CLIP_SAMPLES, FilterSettings, TextSettings
+from xtts_core.transcription.cascade import DISAGREEMENT
 
 REASONS: dict[str, str] = {
     "too_long": "more samples than XTTS trains on (255 995, 11.61 s)",
@@ -20,7 +21,10 @@ REASONS: dict[str, str] = {
     "unknown_token": "a character the base model's tokenizer does not know",
     "words_out_of_range": "fewer words than text.min_words or more than text.max_words",
     "suspicious_transcript": "a guard of the recogniser fired and no better text was found",
+    "texts_disagree": "what is written and what is heard differ by more than "
+    "transcription.max_disagreement",
     "forced_cut": "cut without a pause, so a word may be broken",
+    "damaged": "a part of the recording in it or beside it is missing (segments: filled_s)",
     "clipped": "a greater share of clipped samples than filters.max_clipping_ratio",
     "low_snr": "a signal-to-noise ratio below filters.min_snr_db",
     "mixed_speakers": "two voices: its parts are less alike than filters.min_change_similarity",
@@ -39,6 +43,7 @@ class Candidate:
     samples: int
     duration_s: float
     cut: str
+    filled_s: float
     clipping_ratio: float
     snr_db: float
     change_similarity: float | None
@@ -67,8 +72,10 @@ def rejection_reasons(
         "too_many_tokens": len(clip.tokens) > filters.max_text_tokens,
         "unknown_token": clip.unknown_token in clip.tokens,
         "words_out_of_range": words > 0 and not text.min_words <= words <= text.max_words,
-        "suspicious_transcript": len(clip.guards) > 0,
+        "suspicious_transcript": any(guard != DISAGREEMENT for guard in clip.guards),
+        "texts_disagree": DISAGREEMENT in clip.guards,
         "forced_cut": filters.reject_forced_cuts and clip.cut == "forced",
+        "damaged": clip.filled_s > 0,
         "clipped": clip.clipping_ratio > filters.max_clipping_ratio,
         "low_snr": clip.snr_db < filters.min_snr_db,
         "mixed_speakers": _below(clip.change_similarity, filters.min_change_similarity),

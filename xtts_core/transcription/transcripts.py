@@ -1,26 +1,21 @@
-"""`transcripts`: what is said in each clip, where the text comes from, and how far to trust it.
-
-The cascade: manual subtitles that fit the clip; `whisper_model`; `whisper_hp_model` where the
-first text has too many unknown words or looks invented; automatic captions, which have neither
-case nor punctuation, only where `use_auto_subtitles` says so or no recogniser can be had.
-"""
+"""The asset `transcripts`: what is said in each clip, where the text comes from, and how far to
+trust it (`cascade` says how it is found)."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtts_core.errors import TranscriptionError
-from xtts_core.settings import SAMPLE_RATE_HZ, DatasetSettings, TranscriptionSettings
+from xtts_core.settings import DatasetSettings, TranscriptionSettings
 from xtts_core.stage import (
     CheckSpec,
     Markdown,
@@ -36,31 +31,40 @@ from xtts_core.stage import (
     run_stage,
     silent,
 )
-from xtts_core.store import CorpusStore, atomic_file, read_json, sha256_file, sha256_json
-from xtts_core.text import NORMALISER_VERSION, normalize
-from xtts_core.text.vocabulary import oov_rate
-from xtts_core.transcription import asr, subtitles
-from xtts_core.transcription.asr import Recognised
-from xtts_core.transcription.weights import find_weights, weights_sha256
+from xtts_core.store import CorpusStore, atomic_file, read_json
+from xtts_core.text import NORMALISER_VERSION
+from xtts_core.transcription.cascade import DISAGREEMENT, Cascade, Transcript
+from xtts_core.transcription.weights import find_weights
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-T = TypeVar("T")
-
-Source = Literal["manual-subtitle", "auto-subtitle", "whisper", "whisper-hp"]
-
+FINAL_PUNCTUATION = (".", "?", "!", "…")
 MAX_EMPTY_SHARE = 0.2
 """More clips without text than this is worth a look: music, or the wrong language."""
+MAX_SHORT_SHARE = 0.2
+"""More clips with a word or two than this: long pauses, or speech that was not recognised."""
+CHARACTERS_PER_S = (5.0, 22.0)
+WORDS_PER_S = (0.7, 4.5)
+"""What is said slowly and quickly: pt-BR is read at 11 to 16 characters and 2 to 3 words a second
+(the samples, and MLS Portuguese); clips with pauses have less, and a text that is not the clip's
+falls outside."""
+MAX_ODD_RATE_SHARE = 0.1
+MAX_DISPUTED_SHARE = 0.2
+"""More clips than this whose texts disagree: subtitles of another cut or a free translation."""
+MIN_SUBTITLED_SHARE = 0.5
+WORST_CLIPS = 10
 
 TRANSCRIPTS = Stage(
     name="transcripts",
-    code_version="1",
+    code_version="2",
     checks=(
         CheckSpec("every_segment_answered", "error", "each segment has exactly one written row"),
         CheckSpec("has_text", "error", "at least one clip has text"),
         CheckSpec("empty_share", "warn", "few clips are without text"),
+        CheckSpec("short_share", "warn", "few clips have a text of less than text.min_words"),
+        CheckSpec("speech_rate", "warn", "nearly every text is as long as its clip takes to say"),
+        CheckSpec("disagreement", "warn", "the texts of nearly every clip agree"),
+        CheckSpec(
+            "subtitles_used", "warn", "manual subtitles that came along give most of the texts"
+        ),
         CheckSpec("oov_rate", "warn", "the mean share of unknown words is below the threshold"),
         CheckSpec("models_available", "warn", "each Whisper model that a clip needed was there"),
         CheckSpec("subtitles_readable", "warn", "the subtitles that came along could be read"),
@@ -78,28 +82,19 @@ TRANSCRIPTS_SCHEMA = pa.schema(
         ("confidence", pa.float64()),
         ("guards", pa.list_(pa.string())),
         ("reason", pa.string()),
-    ]
+        ("witness", pa.string()),
+        ("witness_text", pa.string()),
+        ("cer", pa.float64()),
+    ],
+    metadata={"xtts_schema_version": "2"},
 )
-"""One row a segment. `text_raw` as it was written or heard, `text` normalised; `model` empty for
-subtitles; `confidence` the mean log probability, null for subtitles; `guards` the signs of an
-invented text that remain; `reason` why there is no text, else empty."""
+"""One row a segment. `text_raw` as it was written or heard, `text` normalised and without the full
+stop of a clip that ends inside a sentence; `model` empty for subtitles; `confidence` the mean log
+probability, null for subtitles; `guards` the signs of a wrong text that remain; `reason` why there
+is no text, else empty. `witness` is the model or the kind of subtitles whose text, `witness_text`,
+was compared, and `cer` the character error rate between the two, null where there was no other."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """The text of one clip; the fields are the columns of `TRANSCRIPTS_SCHEMA`."""
-
-    segment_id: str
-    text_raw: str
-    text: str
-    source: Source
-    model: str
-    oov_rate: float
-    confidence: float | None
-    guards: list[str]
-    reason: str = ""
 
 
 def make_transcripts(
@@ -126,11 +121,8 @@ def make_transcripts(
 
     def build(fingerprint: str) -> Outcome:
         rows = pq.read_table(store.segments_table(video_id)).to_pylist()
-        cascade = _Cascade(store, settings.transcription, video_id, language, manual, automatic)
-        transcripts = []
-        for done, row in enumerate(rows, 1):
-            transcripts.append(cascade.transcribe(row))
-            progress(done, len(rows), "clips")
+        cascade = Cascade(store, settings.transcription, video_id, language, manual, automatic)
+        transcripts = cascade.transcribe(rows, progress)
         if cascade.missing_models and not any(transcript.text for transcript in transcripts):
             raise next(iter(cascade.missing_models.values()))
         path = store.transcripts(video_id)
@@ -142,14 +134,15 @@ def make_transcripts(
             outputs=[path],
             verdicts=verdicts(
                 transcripts,
+                rows,
+                settings,
                 answered=pq.read_table(path)["segment_id"].to_pylist(),
-                segment_ids=[row["segment_id"] for row in rows],
-                oov_threshold=settings.transcription.oov_threshold,
+                has_subtitles=manual is not None,
                 missing_models=[str(error) for error in cascade.missing_models.values()],
                 unreadable_subtitles=cascade.unreadable_subtitles,
             ),
             metadata={
-                **summary(transcripts),
+                **summary(transcripts, settings.transcription.max_disagreement),
                 "models_missing": json.dumps(sorted(cascade.missing_models)),
             },
             row_count=len(transcripts),
@@ -176,30 +169,47 @@ def make_transcripts(
 
 def verdicts(
     transcripts: Sequence[Transcript],
+    segments: Sequence[Mapping[str, Any]],
+    settings: DatasetSettings,
     *,
     answered: Sequence[str],
-    segment_ids: Sequence[str],
-    oov_threshold: float,
+    has_subtitles: bool = False,
     missing_models: Sequence[str] = (),
     unreadable_subtitles: Sequence[str] = (),
 ) -> list[Verdict]:
-    """The checks of `transcripts` on its rows; `answered` are the segments of the written table."""
+    """The checks of `transcripts` on its rows.
+
+    Args:
+        segments: the rows of the segments table that were answered.
+        answered: the segments of the written table.
+        has_subtitles: whether manual subtitles in the video's language came along.
+    """
     spoken = [transcript for transcript in transcripts if transcript.text]
-    empty = 1 - len(spoken) / len(transcripts) if transcripts else 1.0
+    durations_s = {row["segment_id"]: row["duration_s"] for row in segments}
+    empty = 1 - _share(transcripts, lambda t: bool(t.text)) if transcripts else 1.0
+    short = _share(spoken, lambda t: len(t.text.split()) < settings.text.min_words)
+    odd = _share(spoken, lambda t: not _takes(t.text, durations_s[t.segment_id]))
+    disputed = _share(spoken, lambda t: DISAGREEMENT in t.guards)
+    subtitled = _share(spoken, lambda t: t.source == "manual-subtitle")
     oov = sum(t.oov_rate for t in spoken) / len(spoken) if spoken else 0.0
+    oov_threshold = settings.transcription.oov_threshold
     return [
         TRANSCRIPTS.verdict(
             "every_segment_answered",
-            sorted(answered) == sorted(set(segment_ids)),
+            sorted(answered) == sorted(durations_s),
             value=len(answered),
-            threshold=len(segment_ids),
+            threshold=len(durations_s),
         ),
         TRANSCRIPTS.verdict("has_text", bool(spoken), value=len(spoken), threshold=1),
+        _at_most("empty_share", empty, MAX_EMPTY_SHARE),
+        _at_most("short_share", short, MAX_SHORT_SHARE),
+        _at_most("speech_rate", odd, MAX_ODD_RATE_SHARE),
+        _at_most("disagreement", disputed, MAX_DISPUTED_SHARE),
         TRANSCRIPTS.verdict(
-            "empty_share",
-            empty <= MAX_EMPTY_SHARE,
-            value=round(empty, 4),
-            threshold=MAX_EMPTY_SHARE,
+            "subtitles_used",
+            not has_subtitles or subtitled >= MIN_SUBTITLED_SHARE,
+            value=round(subtitled, 4),
+            threshold=MIN_SUBTITLED_SHARE,
         ),
         TRANSCRIPTS.verdict(
             "oov_rate", oov <= oov_threshold, value=round(oov, 4), threshold=oov_threshold
@@ -221,29 +231,72 @@ def verdicts(
     ]
 
 
-def summary(transcripts: Sequence[Transcript]) -> dict[str, MetadataValue]:
+def summary(transcripts: Sequence[Transcript], max_disagreement: float) -> dict[str, MetadataValue]:
     """What Dagster plots and shows for one video."""
     spoken = [transcript for transcript in transcripts if transcript.text]
     sources = Counter(transcript.source for transcript in spoken)
-    lines = ["| clip | source | unknown words | guards | text |", "|---|---|---|---|---|"]
-    doubtful_first = sorted(transcripts, key=lambda t: (-len(t.guards), -t.oov_rate, t.segment_id))
-    lines += [
-        f"| {t.segment_id} | {t.source} | {t.oov_rate:.2f} | {', '.join(t.guards)} | "
-        f"{t.text_raw.replace('|', ' ') or t.reason} |"
-        for t in doubtful_first[:8]
-    ]
     shares: dict[str, MetadataValue] = {
-        f"share_{name.replace('-', '_')}": round(sources[name] / len(transcripts), 4)
+        f"share_{name.replace('-', '_')}": round(sources[name] / max(len(transcripts), 1), 4)
         for name in ("manual-subtitle", "auto-subtitle", "whisper", "whisper-hp")
     }
+    compared = [transcript.cer for transcript in spoken if transcript.cer is not None]
     return {
         **shares,
         "clips_with_text": len(spoken),
         "clips_without_text": len(transcripts) - len(spoken),
         "clips_flagged": sum(bool(transcript.guards) for transcript in transcripts),
+        "clips_compared": len(compared),
+        "cer_mean": round(sum(compared) / max(len(compared), 1), 4),
+        "share_without_final_punctuation": round(
+            _share(spoken, lambda t: not t.text.endswith(FINAL_PUNCTUATION)), 4
+        ),
         "oov_rate_mean": round(sum(t.oov_rate for t in spoken) / max(len(spoken), 1), 4),
-        "most_doubtful": Markdown("\n".join(lines)),
+        "worst_clips": Markdown(_worst(transcripts, max_disagreement)),
     }
+
+
+def _worst(transcripts: Sequence[Transcript], max_disagreement: float) -> str:
+    """The clips that deserve an ear, the worst first."""
+
+    def doubt(transcript: Transcript) -> tuple[bool, int, float, str]:
+        disagreement = (transcript.cer or 0.0) / max_disagreement
+        return (
+            bool(transcript.text),
+            -len(transcript.guards),
+            -max(transcript.oov_rate, disagreement),
+            transcript.segment_id,
+        )
+
+    lines = [
+        "| clip | source | unknown words | CER | guards | text | the other text |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for t in sorted(transcripts, key=doubt)[:WORST_CLIPS]:
+        cer = "" if t.cer is None else f"{t.cer:.2f}"
+        texts = ((t.text_raw or t.reason), t.witness_text)
+        lines.append(
+            f"| {t.segment_id} | {t.source} | {t.oov_rate:.2f} | {cer} | {', '.join(t.guards)} | "
+            + " | ".join(text.replace("|", " ") for text in texts)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def _share(found: Sequence[Transcript], holds: Callable[[Transcript], bool]) -> float:
+    return sum(map(holds, found)) / max(len(found), 1)
+
+
+def _takes(text: str, duration_s: float) -> bool:
+    """Whether a text can be what is said in so many seconds."""
+    rates = (
+        (len(text) / duration_s, CHARACTERS_PER_S),
+        (len(text.split()) / duration_s, WORDS_PER_S),
+    )
+    return all(least <= rate <= most for rate, (least, most) in rates)
+
+
+def _at_most(check: str, share: float, limit: float) -> Verdict:
+    return TRANSCRIPTS.verdict(check, share <= limit, value=round(share, 4), threshold=limit)
 
 
 def _best_fitting(
@@ -269,193 +322,8 @@ def _forget_what_lacks_a_model(
         if model not in (settings.whisper_model, settings.whisper_hp_model):
             continue
         try:
-            _weights(store, settings, model)
+            find_weights(model, settings.engine, settings.model_dir, store.root / "cache/whisper")
         except TranscriptionError as error:
             _log.info("The transcripts of %s stay as they are: %s", video_id, error)
         else:
             forget(store, TRANSCRIPTS.name, video_id)
-
-
-def _weights(store: CorpusStore, settings: TranscriptionSettings, model: str) -> Path:
-    return find_weights(model, settings.engine, settings.model_dir, store.root / "cache/whisper")
-
-
-class _Cascade:
-    """One video's sources of text, each opened when the first clip needs it."""
-
-    def __init__(
-        self,
-        store: CorpusStore,
-        settings: TranscriptionSettings,
-        video_id: str,
-        language: str,
-        manual: Path | None,
-        automatic: Path | None,
-    ) -> None:
-        self._store = store
-        self._settings = settings
-        self._language = language
-        self._heard = _Memory(store.root / "cache" / "transcripts" / f"{video_id}.jsonl")
-        self._weights: dict[str, Path] = {}
-        self.missing_models: dict[str, TranscriptionError] = {}
-        self.unreadable_subtitles: list[str] = []
-        self._cues = self._read(subtitles.read_cues, manual)
-        self._words = self._read(subtitles.words, automatic)
-
-    def transcribe(self, segment: Mapping[str, Any]) -> Transcript:
-        """The text of one row of the segments table."""
-        manual = self._manual(segment)
-        if manual is not None:
-            return manual
-        try:
-            found = self._recognised(segment)
-        except TranscriptionError as error:
-            return replace(self._written(segment, "", "whisper"), reason=str(error))
-        if not found or (self._settings.use_auto_subtitles and all(map(self._doubtful, found))):
-            found.append(self._automatic(segment))
-        return min(found, key=lambda t: (not t.text, len(t.guards), t.oov_rate))
-
-    def _manual(self, segment: Mapping[str, Any]) -> Transcript | None:
-        written = subtitles.cues_of_clip(self._cues, *_span_s(segment))
-        if written is None:
-            return None
-        manual = self._written(segment, written, "manual-subtitle")
-        return manual if manual.text and not manual.guards else None
-
-    def _automatic(self, segment: Mapping[str, Any]) -> Transcript:
-        spoken = subtitles.words_between(self._words, *_span_s(segment))
-        return self._written(segment, spoken, "auto-subtitle")
-
-    def _recognised(self, segment: Mapping[str, Any]) -> list[Transcript]:
-        """What the models heard, the larger one first; empty where none can be had."""
-        small, large = self._settings.whisper_model, self._settings.whisper_hp_model
-        first = self._heard_by(small, "whisper", segment)
-        if large == small or (first is not None and not self._doubtful(first)):
-            second = None
-        else:
-            second = self._heard_by(large, "whisper-hp", segment)
-        return [heard for heard in (second, first) if heard is not None]
-
-    def _doubtful(self, transcript: Transcript) -> bool:
-        unknown = transcript.oov_rate > self._settings.oov_threshold
-        return not transcript.text or bool(transcript.guards) or unknown
-
-    def _heard_by(
-        self, model: str, source: Source, segment: Mapping[str, Any]
-    ) -> Transcript | None:
-        settings = self._settings
-        weights = self._find_weights(model)
-        if weights is None:
-            return None
-        clip = self._store.root / segment["path"]
-        if not clip.is_file():
-            raise TranscriptionError("The clip is missing", where=segment["path"])
-        key = sha256_json(
-            {
-                "clip": sha256_file(clip),
-                "weights": weights_sha256(weights),
-                "language": self._language,
-                **settings.model_dump(include={"engine", "beam_size", "temperature", "device"}),
-            }
-        )
-        heard = self._heard.get(key)
-        if heard is None:
-            recogniser = asr.load_recogniser(
-                settings.engine, weights, settings.device, settings.beam_size, settings.temperature
-            )
-            heard = recogniser.transcribe(_read_audio(clip, segment["path"]), self._language)
-            self._heard.put(key, heard)
-        text = normalize(heard.text, self._language)
-        return Transcript(
-            segment_id=segment["segment_id"],
-            text_raw=heard.text,
-            text=text,
-            source=source,
-            model=model,
-            oov_rate=round(oov_rate(heard.text, self._language), 6),
-            confidence=round(heard.confidence, 6),
-            guards=asr.guards(heard, text, segment["duration_s"]),
-            reason="" if text else "nothing was recognised",
-        )
-
-    def _written(self, segment: Mapping[str, Any], text_raw: str, source: Source) -> Transcript:
-        text = normalize(text_raw, self._language)
-        missing = self.missing_models.get(self._settings.whisper_model)
-        return Transcript(
-            segment_id=segment["segment_id"],
-            text_raw=text_raw,
-            text=text,
-            source=source,
-            model="",
-            oov_rate=round(oov_rate(text_raw, self._language), 6),
-            confidence=None,
-            guards=asr.text_guards(text, segment["duration_s"]),
-            reason="" if text else str(missing or "no caption lies in the clip"),
-        )
-
-    def _find_weights(self, model: str) -> Path | None:
-        """The weights of a model; one that cannot be had is asked for once a video."""
-        if model not in self._weights and model not in self.missing_models:
-            try:
-                self._weights[model] = _weights(self._store, self._settings, model)
-            except TranscriptionError as error:
-                _log.warning("%s", error)
-                self.missing_models[model] = error
-        return self._weights.get(model)
-
-    def _read(self, read: Callable[[Path], list[T]], path: Path | None) -> list[T]:
-        if path is None:
-            return []
-        try:
-            return read(path)
-        except (TranscriptionError, OSError) as error:
-            self.unreadable_subtitles.append(str(error))
-            return []
-
-
-class _Memory:
-    """What was heard in each clip: one line of JSON a clip, added as soon as it is known."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, Recognised] = {}
-        if path.is_file():
-            whole = path.read_bytes()
-            whole = whole[: whole.rfind(b"\n") + 1]  # a killed run may leave half a line
-            os.truncate(path, len(whole))
-            # Not splitlines(), which also splits at U+2028 and its like, as a text may hold them.
-            for line in whole.decode().split("\n")[:-1]:
-                entry = json.loads(line)
-                self._known[entry["key"]] = Recognised(**entry["heard"])
-
-    def get(self, key: str) -> Recognised | None:
-        return self._known.get(key)
-
-    def put(self, key: str, heard: Recognised) -> None:
-        self._known[key] = heard
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "heard": asdict(heard)}, ensure_ascii=False)
-        with self._path.open("ab") as file:
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _span_s(segment: Mapping[str, Any]) -> tuple[float, float]:
-    return (
-        segment["start_sample"] / SAMPLE_RATE_HZ,
-        segment["end_sample"] / SAMPLE_RATE_HZ,
-    )
-
-
-def _read_audio(clip: Path, name: str) -> NDArray[np.float32]:
-    """A clip as Whisper takes it: 16 kHz, mono."""
-    import soundfile
-    import soxr
-
-    try:
-        samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise TranscriptionError(f"The clip cannot be read: {error}", where=name) from error
-    audio: NDArray[np.float32] = soxr.resample(samples.mean(axis=1), rate, asr.SAMPLE_RATE_HZ)
-    return audio

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from xtts_core.stage import StageResult, require
 from xtts_core.store import CorpusStore
 from xtts_core.text import normalize
 from xtts_core.transcription import asr
+from xtts_core.transcription.cascade import Transcript
 from xtts_core.transcription.transcripts import (
     TRANSCRIPTS_SCHEMA,
-    Transcript,
     make_transcripts,
     summary,
     verdicts,
 )
+from xtts_core.transcription.wer import word_errors
 
-GREEDY = TranscriptionSettings(beam_size=1)
+GREEDY = TranscriptionSettings(beam_size=1, verify_subtitles=False)
 Truth = Callable[[str], list[dict[str, Any]]]
 Make = Callable[[str], Any]
 
@@ -72,22 +74,11 @@ def test_manual_subtitles_need_no_recogniser(
     assert result.metadata["share_manual_subtitle"] == 1.0
 
 
-def test_a_clip_that_cuts_a_cue_is_heard_instead(corpus: Make, truth: Truth, demo: Path) -> None:
-    feira = corpus("feira-dora")
-    sentence = truth("feira-dora")[1]
-    feira.add_subtitles("manual", "pt-BR", (demo / "feira-dora.pt-BR.vtt").read_bytes())
-    feira.cut((sentence["start"] - 0.1, sentence["end"] - 1.0))
-    (row,) = _rows(make_transcripts(feira.store, _settings(), "video"))
-    assert (row["source"], row["model"]) == ("whisper", "base")
-    assert row["text"].startswith("hoje a conversa é sobre")
-    assert "alimentos" not in row["text"]
-
-
 def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
     corpus: Make, truth: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cidade = corpus("cidade-alex")
-    cidade.cut(*map(_clip, truth("cidade-alex")[:2]))
+    cidade.cut(*map(_clip, truth("cidade-alex")[1:3]))
     seen: list[tuple[float, float | None, str]] = []
     result = make_transcripts(
         cidade.store,
@@ -97,7 +88,7 @@ def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
     )
     rows = _rows(result)
     assert [row["text"] for row in rows] == [
-        normalize(s["spoken"], "pt") for s in truth("cidade-alex")[:2]
+        normalize(s["spoken"], "pt") for s in truth("cidade-alex")[1:3]
     ]
     assert {row["source"] for row in rows} == {"whisper"}
     assert all(-0.5 < row["confidence"] < 0 for row in rows)
@@ -115,6 +106,120 @@ def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
     assert not again.skipped
     assert again.uri.read_bytes() == first
     assert kept.read_bytes().endswith(b"}\n")
+
+
+def _moved(vtt: str, late_s: float) -> str:
+    """The same cues, later."""
+
+    def later(match: re.Match[str]) -> str:
+        minutes, seconds = match.groups()
+        minute, second = divmod(int(minutes) * 60 + float(seconds) + late_s, 60)
+        return f"00:{int(minute):02}:{second:06.3f}"
+
+    return re.sub(r"\d\d:(\d\d):(\d\d\.\d{3})", later, vtt)
+
+
+def _heard_with_subtitles(corpus: Make, vtt: str, *clips: tuple[float, float]) -> StageResult:
+    feira = corpus("feira-dora")
+    feira.add_subtitles("manual", "pt-BR", vtt)
+    feira.cut(*clips)
+    return make_transcripts(feira.store, _settings(verify_subtitles=True), "video")
+
+
+def test_what_is_heard_finds_the_cues_though_their_times_are_wrong(
+    corpus: Make, truth: Truth, demo: Path
+) -> None:
+    vtt = (demo / "feira-dora.pt-BR.vtt").read_text(encoding="utf-8")
+    sentences = truth("feira-dora")[1:4]
+    result = _heard_with_subtitles(corpus, _moved(vtt, 0.9), *map(_clip, sentences))
+    rows = _rows(result)
+    assert [row["text_raw"] for row in rows] == [sentence["text"] for sentence in sentences]
+    assert {(row["source"], row["model"], row["witness"]) for row in rows} == {
+        ("manual-subtitle", "", "base")
+    }
+    assert all(row["cer"] <= 0.1 and row["witness_text"] and not row["guards"] for row in rows)
+    assert result.metadata["clips_compared"] == 3
+
+
+def test_a_clip_that_ends_inside_a_cue_carries_no_word_that_it_does_not_speak(
+    corpus: Make, truth: Truth, demo: Path
+) -> None:
+    vtt = (demo / "feira-dora.pt-BR.vtt").read_text(encoding="utf-8")
+    sentence = truth("feira-dora")[1]
+    (row,) = _rows(
+        _heard_with_subtitles(corpus, vtt, (sentence["start"] - 0.1, sentence["end"] - 1.0))
+    )
+    assert row["source"] == "manual-subtitle"
+    assert row["text"].startswith("hoje a conversa é sobre a feira")
+    assert "alimentos" not in row["text"]
+
+
+def test_a_clip_that_says_something_else_than_its_cue_is_marked_with_both_texts(
+    corpus: Make, truth: Truth, demo: Path
+) -> None:
+    vtt = (demo / "feira-dora.pt-BR.vtt").read_text(encoding="utf-8")
+    sentences = truth("feira-dora")[1:3]
+    other = "O assunto de agora é a feira e quanto custa comer."
+    result = _heard_with_subtitles(
+        corpus, vtt.replace(sentences[0]["text"], other), *map(_clip, sentences)
+    )
+    disputed, kept = _rows(result)
+    assert (disputed["text_raw"], disputed["guards"]) == (other, ["disagreement"])
+    assert disputed["witness_text"].startswith("Hoje a conversa")
+    assert disputed["cer"] > 0.3
+    assert kept["guards"] == []
+    assert not _checks(result)["disagreement"]
+
+
+def test_a_sentence_that_nobody_wrote_down_is_taken_as_it_is_heard(
+    corpus: Make, truth: Truth, demo: Path
+) -> None:
+    vtt = (demo / "feira-dora.pt-BR.vtt").read_text(encoding="utf-8")
+    sentences = truth("feira-dora")[1:3]
+    clip = (sentences[0]["start"] - 0.1, sentences[1]["end"] + 0.25)
+    (row,) = _rows(
+        _heard_with_subtitles(corpus, vtt.replace(sentences[1]["text"], "[Música]"), clip)
+    )
+    assert (row["source"], row["guards"]) == ("whisper", [])
+    spoken = " ".join(sentence["spoken"] for sentence in sentences)
+    assert word_errors(normalize(spoken, "pt"), row["text"])[0] <= 2
+
+
+def test_automatic_captions_are_a_second_witness_of_what_is_heard(
+    corpus: Make, truth: Truth
+) -> None:
+    rolling = (Path(__file__).parent / "feira-dora.pt-orig.vtt").read_text(encoding="utf-8")
+    feira = corpus("feira-dora")
+    feira.add_subtitles("automatic", "pt-orig", rolling)
+    feira.cut(*map(_clip, truth("feira-dora")[:3]))
+    rows = _rows(make_transcripts(feira.store, _settings(), "video"))
+    assert {(row["source"], row["witness"]) for row in rows} == {("whisper", "auto-subtitle")}
+    assert all(row["cer"] <= 0.1 and not row["guards"] for row in rows)
+
+
+def test_a_full_stop_inside_a_sentence_is_whispers_own_and_goes(
+    corpus: Make, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = truth("cidade-alex")[0]
+    middle = (sentence["start"] + sentence["end"]) / 2
+    cidade = corpus("cidade-alex")
+    cidade.cut(
+        (sentence["start"] - 0.1, middle), (middle, sentence["end"]), _clip(truth("cidade-alex")[1])
+    )
+    texts = iter(["Isto começa.", "e isto acaba.", "Outra frase..."])
+
+    class Scripted:
+        def transcribe(self, *_: Any) -> asr.Recognised:
+            return asr.Recognised(next(texts), -0.1, 0.0, 1.0)
+
+    monkeypatch.setattr(asr, "load_recogniser", lambda *_: Scripted())
+    result = make_transcripts(cidade.store, _settings(), "video")
+    assert [row["text"] for row in _rows(result)] == [
+        "isto começa",
+        "e isto acaba.",
+        "outra frase",
+    ]
+    assert result.metadata["share_without_final_punctuation"] == 0.6667
 
 
 def test_a_doubtful_clip_keeps_its_text_where_the_larger_model_is_missing(
@@ -289,50 +394,82 @@ def test_segments_come_first(tmp_path: Path) -> None:
 
 def _transcript(number: int, text: str, oov: float = 0.0, **changes: Any) -> Transcript:
     return Transcript(
-        f"v_{number:05}", text, text, "whisper", "base", oov, -0.1, changes.get("guards", []),
-        "" if text else "nothing was recognised",
-    )  # fmt: skip
+        segment_id=f"v_{number:05}",
+        text_raw=text,
+        text=text,
+        source=changes.pop("source", "whisper"),
+        model="base",
+        oov_rate=oov,
+        confidence=-0.1,
+        reason="" if text else "nothing was recognised",
+        **changes,
+    )
 
 
-def test_the_checks_tell_what_is_wrong() -> None:
-    found = [_transcript(1, "um dois", 0.5), _transcript(2, "")]
-    results = {
-        v.check: v
-        for v in verdicts(
-            found,
-            answered=["v_00001", "v_00002"],
-            segment_ids=["v_00001", "v_00002"],
-            oov_threshold=0.15,
-        )
-    }
-    assert results["every_segment_answered"].passed
-    assert results["has_text"].passed
-    assert not results["empty_share"].passed
-    assert results["empty_share"].value == 0.5
-    assert not results["oov_rate"].passed
-    assert not any(verdict.blocks for verdict in results.values())
+def _segments(count: int) -> list[dict[str, Any]]:
+    return [{"segment_id": f"v_{number:05}", "duration_s": 5.0} for number in range(1, count + 1)]
+
+
+def _failed(*found: Transcript, **changes: Any) -> set[str]:
+    results = verdicts(
+        found,
+        _segments(len(found)),
+        DatasetSettings(),
+        answered=[transcript.segment_id for transcript in found],
+        **changes,
+    )
+    return {verdict.check for verdict in results if not verdict.passed}
+
+
+SAID = "um texto que dura cinco segundos, mais ou menos, quando se lê"
+
+
+@pytest.mark.parametrize(
+    ("found", "failed"),
+    [
+        ([_transcript(1, SAID)], set()),
+        ([_transcript(1, SAID), _transcript(2, "")], {"empty_share"}),
+        ([_transcript(1, SAID, 0.16)], {"oov_rate"}),
+        ([_transcript(1, "sim senhora")], {"short_share", "speech_rate"}),
+        ([_transcript(1, f"{SAID} {SAID}")], {"speech_rate"}),
+        ([_transcript(1, SAID, guards=["disagreement"])], {"disagreement"}),
+    ],
+)
+def test_each_check_tells_what_is_wrong(found: list[Transcript], failed: set[str]) -> None:
+    assert _failed(*found) == failed
+
+
+def test_subtitles_that_came_along_and_fit_no_clip_are_noticed() -> None:
+    heard, written = _transcript(1, SAID), _transcript(2, SAID, source="manual-subtitle")
+    assert _failed(heard, written, has_subtitles=True) == set()
+    assert _failed(heard, has_subtitles=True) == {"subtitles_used"}
 
 
 def test_a_video_without_any_text_is_blocked() -> None:
-    results = verdicts(
-        [_transcript(1, "")], answered=["v_00001"], segment_ids=["v_00001"], oov_threshold=0.15
-    )
+    results = verdicts([_transcript(1, "")], _segments(1), DatasetSettings(), answered=["v_00001"])
     assert {verdict.check for verdict in results if verdict.blocks} == {"has_text"}
 
 
-@pytest.mark.parametrize("answered", [["a"], ["a", "a"], ["a", "b", "b"], ["a", "c"]])
+@pytest.mark.parametrize(
+    "answered",
+    [["v_00001"], ["v_00001"] * 2, ["v_00001", "v_00002", "v_00002"], ["v_00001", "v_00003"]],
+)
 def test_a_segment_without_exactly_one_written_row_is_blocked(answered: list[str]) -> None:
-    results = verdicts(
-        [_transcript(1, "um")], answered=answered, segment_ids=["a", "b"], oov_threshold=0.15
-    )
+    results = verdicts([_transcript(1, SAID)], _segments(2), DatasetSettings(), answered=answered)
     assert {v.check for v in results if v.blocks} == {"every_segment_answered"}
 
 
-def test_the_summary_shows_the_most_doubtful_clip_first() -> None:
-    found = [_transcript(1, "um | dois"), _transcript(2, "sim", guards=["too_slow"])]
-    shown = summary(found)
-    assert shown["share_whisper"] == 1.0
+def test_the_summary_shows_the_worst_clip_and_its_other_text_first() -> None:
+    found = [
+        _transcript(1, "um | dois"),
+        _transcript(2, "sim.", guards=["disagreement"], cer=0.4, witness_text="assim"),
+        _transcript(3, ""),
+    ]
+    shown = summary(found, 0.1)
+    assert shown["share_whisper"] == 0.6667
     assert shown["clips_flagged"] == 1
-    table = shown["most_doubtful"].text.splitlines()  # type: ignore[union-attr]
-    assert table[2].startswith("| v_00002 | whisper | 0.00 | too_slow | sim")
-    assert "um   dois" in table[3]
+    assert shown["share_without_final_punctuation"] == 0.5
+    table = shown["worst_clips"].text.splitlines()  # type: ignore[union-attr]
+    assert table[2] == "| v_00003 | whisper | 0.00 |  |  | nothing was recognised |  |"
+    assert table[3] == "| v_00002 | whisper | 0.00 | 0.40 | disagreement | sim. | assim |"
+    assert "um   dois" in table[4]
