@@ -113,16 +113,16 @@ def rows_to_prepare(
 def videos_csv_sensor(context: dg.SensorEvaluationContext, platform: Platform) -> dg.SensorResult:
     """Registers each new row of videos.csv and prepares it; prepares a changed row again.
 
-    Rows that disappear delete nothing, and neither does a file that cannot be read. A row that a
-    run works on or waits for is left alone until that ends: the run, which may belong to a
-    backfill, reads the row as it then stands. Every tick
-    looks at every row and its `videos/<id>.json`: that costs half a second for ten thousand rows
-    (benchmarks/corpus/sensor.py), and a shortcut for a file that did not change would miss what
-    was removed from the disk.
+    Rows that disappear delete nothing, and neither does a file that cannot be read. One that may
+    be in the middle of being written is left for the next tick. A row that a run works on or waits
+    for is left alone until that ends: the run, which may belong to a backfill, reads the row as it
+    then stands. Every tick looks at every row and its `videos/<id>.json`: that costs half a second
+    for ten thousand rows (benchmarks/corpus/sensor.py), and a shortcut for a file that did not
+    change would miss what was removed from the disk.
     """
     asked = Asked.parse(context.cursor)
     try:
-        catalogue = read_catalogue(platform.environment.videos_csv)
+        catalogue = read_catalogue(platform.environment.videos_csv, wait=False)
     except CatalogueError as error:
         return dg.SensorResult(skip_reason=str(error), cursor=asked.dump())
     for problem in catalogue.problems:
@@ -174,7 +174,7 @@ def release_sensor(
     store = platform.store
     try:
         checkpoint = require(store, "finetuned_checkpoint", WHOLE)
-        listed = platform.listed
+        rows = read_catalogue(platform.environment.videos_csv, wait=False).rows
     except (UpstreamError, CatalogueError) as error:
         return dg.SkipReason(str(error))
     version = str(checkpoint.metadata["version"])
@@ -182,10 +182,11 @@ def release_sensor(
         return dg.SkipReason(f"{version} is released")
     tags = {VERSION_TAG: version}
     registered = set(context.instance.get_dynamic_partitions(str(videos_partitions.name)))
+    listed = registered & {row.video_id for row in rows}
     missing = [
         key
         for key in store.keys("train_val_splits")
-        if key in registered & listed and _version(store, "evaluation_samples", key) != version
+        if key in listed and _version(store, "evaluation_samples", key) != version
     ]
     requested = {
         run.tags["dagster/partition"]: run.is_finished

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from xtts_core.corpus.catalogue import append_row
+from xtts_core.corpus.editing import append_row
 from xtts_core.corpus.raw_audio import make_raw_audio
 from xtts_core.corpus.segmentation import longest_speech
 from xtts_core.corpus.segments import make_segments

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import soundfile as sf
 
-from xtts_core.corpus.catalogue import append_row
+from xtts_core.corpus.editing import append_row
 from xtts_core.corpus.raw_audio import make_raw_audio
 from xtts_core.corpus.segments import make_segments
 from xtts_core.corpus.speakers import SpeakerMeasures, measure_speakers

@@ -13,13 +13,19 @@ from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform, observed_by
 from xtts_assets.runs import PROCESS_TAG, process_name
 from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
-from xtts_core.errors import CatalogueError, XttsError
+from xtts_core.errors import CatalogueError, SettingsError, XttsError
+from xtts_core.settings import Environment
 from xtts_core.stage import usable
 
 
 class Runner:
     """Runs jobs on an instance and shows them on a display. A failed run does not stop the rest;
-    `ok` says whether all went well."""
+    `ok` says whether all went well.
+
+    Raises:
+        SettingsError: a settings file cannot be used; all of them are read before any work, so
+            that the last one does not end what has taken hours.
+    """
 
     def __init__(self, instance: dg.DagsterInstance, display: Display) -> None:
         from xtts_assets.definitions import defs
@@ -27,6 +33,7 @@ class Runner:
         self.instance = instance
         self.display = display
         self.platform = Platform()
+        _refuse_settings(self.platform.environment)
         self.ok = True
         self._defs = defs
 
@@ -109,6 +116,17 @@ def train(runner: Runner) -> None:
     for key in keys:
         runner.run("evaluate_video", key=key)
     runner.run("release_voice")
+
+
+def _refuse_settings(environment: Environment) -> None:
+    refused = []
+    for read in (environment.dataset, environment.training, environment.service):
+        try:
+            read()
+        except SettingsError as error:
+            refused.append(str(error))
+    if refused:
+        raise SettingsError("\n".join(refused))
 
 
 def _selection(only: Collection[str], skip: Collection[str]) -> set[str]:

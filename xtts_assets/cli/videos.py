@@ -16,14 +16,12 @@ from rich.text import Text
 
 from xtts_core.corpus.catalogue import (
     CatalogueRow,
-    append_row,
-    append_rows,
     format_clock,
     format_span,
     read_catalogue,
-    remove_row,
 )
 from xtts_core.corpus.download import javascript_runtime, read_cookies
+from xtts_core.corpus.editing import append_row, append_rows, remove_row
 from xtts_core.corpus.listing import Media, list_source, probe
 from xtts_core.corpus.sources import is_youtube, local_path
 from xtts_core.errors import CatalogueError, SettingsError

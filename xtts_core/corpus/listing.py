@@ -5,19 +5,28 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from xtts_core.corpus.catalogue import LeftOut
 from xtts_core.corpus.containers import PLAYLISTS
 from xtts_core.corpus.download import opened, patiently, refuse_live
-from xtts_core.corpus.sources import is_youtube, local_path, relative_source, youtube_id
+from xtts_core.corpus.sources import (
+    LeftOut,
+    is_youtube,
+    local_path,
+    relative_source,
+    youtube_id,
+)
+from xtts_core.corpus.videos import sidecars
 from xtts_core.errors import CatalogueError, SourceError, TransientSourceError
 from xtts_core.settings import DownloadSettings
 from xtts_core.stage import Progress, silent
+from xtts_core.store import sha256_file
 
 MAX_DEPTH = 3
 """A channel holds tabs, a tab playlists, a playlist videos."""
@@ -253,16 +262,43 @@ def probe(path: Path) -> Media | str | None:
 
 
 def _list_folder(folder: Path, named: Callable[[Path], str], progress: Progress) -> Listing:
-    items: list[Item] = []
+    media: list[Path] = []
     left_out: list[LeftOut] = []
     for path in _files(folder.resolve(), left_out):
         found = probe(path)
         if isinstance(found, str):
             left_out.append(LeftOut(str(path), found))
         elif found is not None:
+            media.append(path)
+            progress(len(media), None, "media files found")
+    copies = _copies(media)
+    items = []
+    for path in media:
+        if path in copies:
+            left_out.append(LeftOut(str(path), f"it is a copy of {named(copies[path])}"))
+        else:
             items.append(Item(named(path), path.stem.lstrip(_FORMULA)))
-            progress(len(items), None, "media files found")
     return Listing(tuple(items), tuple(left_out), several=True)
+
+
+def _copies(files: list[Path]) -> dict[Path, Path]:
+    """The files whose content another one has, with that other one: of each content the file with
+    subtitles beside it is taken, or else the one with the shortest name (`a` before `a (1)`). One
+    that cannot be read is named when its row is made."""
+    by_size = defaultdict(list)
+    alike = defaultdict(list)
+    for path in files:
+        with suppress(OSError):
+            by_size[path.stat().st_size].append(path)
+    for paths in by_size.values():
+        for path in paths if len(paths) > 1 else ():
+            with suppress(OSError):
+                alike[sha256_file(path)].append(path)
+    copies = {}
+    for twins in alike.values():
+        best = min(twins, key=lambda path: (not sidecars(path), len(path.name), path))
+        copies.update({path: best for path in twins if path != best})
+    return copies
 
 
 def _files(folder: Path, left_out: list[LeftOut]) -> Iterator[Path]:

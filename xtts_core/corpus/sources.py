@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -13,6 +14,14 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _YOUTUBE_HOSTS = ("youtube.com", "youtube-nocookie.com", "youtu.be")
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _YOUTUBE_FOLDERS = ("shorts", "embed", "live", "v", "e")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that got no row, and why."""
+
+    source: str
+    reason: str
 
 
 def local_path(csv_path: Path, source: str) -> Path | None:

@@ -136,6 +136,21 @@ def absolute(store: CorpusStore, relative: str) -> Path:
     return (store.root.resolve() / relative).resolve()
 
 
+def sidecars(path: Path) -> dict[str, Path]:
+    """`name.<language>.vtt` or `.srt` beside `name.webm`, by language."""
+    if not path.parent.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    for suffix in SIDECAR_SUFFIXES:
+        for file in sorted(path.parent.iterdir()):
+            if not (file.name.startswith(f"{path.stem}.") and file.name.endswith(suffix)):
+                continue
+            language = file.name[len(path.stem) + 1 : -len(suffix)]
+            if LANGUAGE.fullmatch(language) and file.is_file():
+                found.setdefault(language, file)
+    return found
+
+
 def _row(csv_path: Path, video_id: str) -> CatalogueRow:
     catalogue = read_catalogue(csv_path)
     row = catalogue.row(video_id)
@@ -163,24 +178,9 @@ def _source(store: CorpusStore, csv_path: Path, row: CatalogueRow) -> dict[str, 
         "sha256": sha256_file(path) if present else None,
         "sidecars": [
             {"language": language, "path": _relative(store, file), "sha256": sha256_file(file)}
-            for language, file in sorted(_sidecars(path).items())
+            for language, file in sorted(sidecars(path).items())
         ],
     }
-
-
-def _sidecars(path: Path) -> dict[str, Path]:
-    """`name.<language>.vtt` or `.srt` beside `name.webm`, by language."""
-    if not path.parent.is_dir():
-        return {}
-    found: dict[str, Path] = {}
-    for suffix in SIDECAR_SUFFIXES:
-        for file in sorted(path.parent.iterdir()):
-            if not (file.name.startswith(f"{path.stem}.") and file.name.endswith(suffix)):
-                continue
-            language = file.name[len(path.stem) + 1 : -len(suffix)]
-            if LANGUAGE.fullmatch(language) and file.is_file():
-                found.setdefault(language, file)
-    return found
 
 
 def _relative(store: CorpusStore, path: Path) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from xtts_core.corpus.catalogue import LeftOut, append_rows, read_catalogue
+from xtts_core.corpus.catalogue import read_catalogue
 from xtts_core.corpus.download import opened
+from xtts_core.corpus.editing import append_rows
 from xtts_core.corpus.listing import Item, Listing, _entries, _unsuited, list_source
+from xtts_core.corpus.sources import LeftOut
 from xtts_core.errors import CatalogueError, SourceError, TransientSourceError
 from xtts_core.settings import DownloadSettings
 
@@ -30,7 +32,7 @@ def media(tmp_path: Path, demo: Path) -> Path:
     (folder / ".hidden").mkdir()
     video = demo / "cidade-alex.webm"
     for name in ("-one.webm", "b/deep/no-suffix", "b/a: two.txt", ".part.webm", ".hidden/x.webm"):
-        shutil.copy(video, folder / name)
+        (folder / name).write_bytes(video.read_bytes() + name.encode())
     (folder / "-one.pt-BR.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.000\nolá\n")
     (folder / "notes.txt").write_text("not media\n" * 100)
     (folder / "cover.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -181,9 +183,29 @@ def test_names_in_the_catalogue_s_own_folder_are_no_options_and_no_addresses(
     listing = list_source(media / "videos.csv", ".", SETTINGS)
     assert sources(listing) == ["./-one.webm", "b/a: two.txt", "b/deep/no-suffix"]
     added = append_rows(media / "videos.csv", [{"source": item.source} for item in listing.items])
-    assert len(added.rows) == 1
-    assert added.known == 2
+    assert len(added.rows) == 3
     assert read_catalogue(media / "videos.csv").rows == added.rows
+
+
+def test_of_copies_the_one_with_subtitles_is_taken_or_else_the_shortest_name(
+    csv_path: Path, demo: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copies"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("aa.webm", "deep/b.webm", "c.webm", "feira (1).webm", "feira.webm", "other.webm"):
+        kind = "feira-dora" if "feira" in name else "cidade-alex"
+        shutil.copy(demo / f"{kind}.webm", folder / name)
+    (folder / "aa.pt-BR.vtt").write_text("WEBVTT\n")
+    with (folder / "other.webm").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\0")
+    listing = list_source(csv_path, "../copies", SETTINGS)
+    assert sources(listing) == [f"../copies/{name}.webm" for name in ("aa", "feira", "other")]
+    assert [(Path(left.source).name, left.reason) for left in listing.left_out] == [
+        ("c.webm", "it is a copy of ../copies/aa.webm"),
+        ("feira (1).webm", "it is a copy of ../copies/feira.webm"),
+        ("b.webm", "it is a copy of ../copies/aa.webm"),
+    ]
 
 
 def test_a_folder_is_found_from_the_working_directory_and_by_its_whole_name(
