@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform
 from xtts_assets.sensors import videos_csv_sensor
 from xtts_core.corpus.catalogue import read_catalogue
+from xtts_core.corpus.videos import make_video
 from xtts_core.errors import CatalogueError
+from xtts_core.settings import DatasetSettings
 from xtts_core.stage import CheckSpec, Outcome, Stage, run_stage
 from xtts_core.store import WHOLE, CorpusStore, read_json, write_json, write_text
 
@@ -44,19 +47,22 @@ class Daemon:
         self.instance.dispose()
         self.instance = dg.DagsterInstance.local_temp(str(self.home))
 
-    def tick(self) -> list[dg.RunRequest]:
-        """The requests that became runs."""
+    def tick(self, *, killed_after: int | None = None) -> list[dg.RunRequest]:
+        """The requests that became runs. Killed after so many of them, the daemon does not come to
+        keep the cursor."""
         context = dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, resources={"platform": Platform()}
         )
         result: Any = videos_csv_sensor(context)
-        self.cursor = result.cursor
+        if killed_after is None:
+            self.cursor = result.cursor
         self.reason = result.skip_reason and result.skip_reason.skip_message
         for request in result.dynamic_partitions_requests or []:
             self.instance.add_dynamic_partitions(
                 request.partitions_def_name, list(request.partition_keys)
             )
-        return [request for request in result.run_requests or [] if self.launch(request)]
+        requests = (result.run_requests or [])[:killed_after]
+        return [request for request in requests if self.launch(request)]
 
     def launch(self, request: dg.RunRequest) -> bool:
         tags = {RUN_KEY: str(request.run_key)}
@@ -130,10 +136,11 @@ def finish(corpus: CorpusStore, daemon: Daemon) -> None:
 
 
 def prepare(corpus: CorpusStore, *video_ids: str) -> None:
-    """What the `videos` asset writes for these rows (default: all) as they stand in the file."""
-    for row in read_catalogue(corpus.root / "videos.csv").rows:
+    """Record these rows (default: all) as they stand in the file."""
+    csv_path = corpus.root / "videos.csv"
+    for row in read_catalogue(csv_path).rows:
         if not video_ids or row.video_id in video_ids:
-            write_json(corpus.video(row.video_id), {"row_hash": row.row_hash})
+            make_video(corpus, DatasetSettings(), csv_path, row.video_id)
 
 
 @pytest.mark.usefixtures("with_base_model")
@@ -162,6 +169,21 @@ class TestRows:
             assert keys(daemon.tick()) == ["one"], title
             finish(corpus, daemon)
         assert daemon.tick() == []
+
+    def test_the_same_rows_written_in_another_way_are_not_prepared_again(
+        self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
+    ) -> None:
+        catalogue.write("one,https://example.org/1,Um,,,,", "two,https://example.org/2,,pt,ana,,")
+        daemon.tick()
+        finish(corpus, daemon)
+        catalogue.path.write_text(
+            "\ufeffsep=;\n\nTitle;SOURCE ;Video_ID;speaker;language;subtitles;start\n"
+            '"";https://example.org/2;two;ana;pt;auto;\n"Um ";https://example.org/1;one;one;pt;;\n',
+            encoding="utf-8",
+            newline="\r\n",
+        )
+        assert daemon.tick() == []
+        assert daemon.reason is None
 
     def test_an_edit_undone_before_its_run_and_made_again_is_seen(
         self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
@@ -222,6 +244,15 @@ class TestRows:
         catalogue.write("two,https://example.org/2,,pt,,,")
         assert daemon.tick() == []
         assert daemon.registered == {"one", "two"}
+
+    def test_a_row_that_was_registered_and_not_asked_for_is_prepared(
+        self, catalogue: Any, daemon: Daemon
+    ) -> None:
+        catalogue.write("one,https://example.org/1,,pt,,,")
+        assert daemon.tick(killed_after=0) == []
+        assert daemon.registered == {"one"}
+        daemon.restart()
+        assert keys(daemon.tick()) == ["one"]
 
     def test_a_bad_row_does_not_stop_the_good_ones(self, catalogue: Any, daemon: Daemon) -> None:
         catalogue.write("bad/id,https://example.org/1,,pt,,,", "good,https://example.org/2,,pt,,,")
@@ -290,6 +321,7 @@ class TestBadFiles:
     ) -> None:
         whole = catalogue.path.read_bytes()
         catalogue.path.write_bytes(content)
+        os.utime(catalogue.path, (0, 0))
         assert daemon.tick() == []
         assert told in str(daemon.reason)
         assert daemon.registered == {"one", "two"}
@@ -303,16 +335,41 @@ class TestBadFiles:
         assert daemon.tick() == []
         assert "videos.csv" in str(daemon.reason)
 
-    def test_a_file_that_is_cut_within_a_line_asks_for_nothing(
-        self, catalogue: Any, daemon: Daemon
+    def test_a_file_that_is_being_written_asks_for_nothing_and_neither_does_its_end(
+        self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
     ) -> None:
+        finish(corpus, daemon)
         whole = catalogue.path.read_bytes()
-        first_row = whole.index(b"\n") + 1
-        last_cell = whole.rindex(b",")
-        for length in range(first_row, last_cell, 9):
+        for length in range(len(whole)):
             catalogue.path.write_bytes(whole[:length])
             assert daemon.tick() == [], whole[:length]
+        assert "may be half written" in str(daemon.reason)
+        catalogue.path.write_bytes(whole)
+        assert daemon.tick() == []
+        assert daemon.reason is None
         assert daemon.registered == {"one", "two"}
+
+    def test_a_file_that_rests_after_a_cut_within_a_line_asks_for_nothing(
+        self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
+    ) -> None:
+        finish(corpus, daemon)
+        whole = catalogue.path.read_bytes()
+        for length in range(whole.rindex(b",")):
+            catalogue.path.write_bytes(whole[:length])
+            os.utime(catalogue.path, (0, 0))
+            assert daemon.tick() == [], whole[:length]
+        assert daemon.registered == {"one", "two"}
+
+    def test_a_last_row_without_a_line_end_waits_until_the_file_rests(
+        self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
+    ) -> None:
+        finish(corpus, daemon)
+        catalogue.path.write_text("video_id,source,licence\ntwo,https://example.org/2,free")
+        before = daemon.cursor
+        assert daemon.tick() == []
+        assert daemon.cursor == before
+        os.utime(catalogue.path, (0, 0))
+        assert keys(daemon.tick()) == ["two"]
 
 
 @pytest.mark.usefixtures("with_base_model")
@@ -342,11 +399,29 @@ class TestManyRows:
         catalogue.write("zero,https://example.org/0,,pt,,,")
         daemon.tick()
         before = daemon.cursor
-        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(6)))
+        rows = range(sensors.ROWS_PER_TICK)
+        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in rows))
         daemon.tick()
         daemon.cursor = before
         daemon.restart()
         assert daemon.tick() == []
+
+    @pytest.mark.parametrize("ending", ["run", "fail"])
+    def test_a_daemon_that_is_killed_within_a_tick_asks_for_the_rest_alone(
+        self, catalogue: Any, daemon: Daemon, corpus: CorpusStore, ending: str
+    ) -> None:
+        catalogue.write()
+        daemon.tick()
+        catalogue.write(*(f"v{i},https://example.org/{i},,pt,,," for i in range(4)))
+        assert keys(daemon.tick(killed_after=2)) == ["v0", "v1"]
+        if ending == "run":
+            prepare(corpus, "v0")
+        daemon.end(daemon.waiting[0])
+        daemon.restart()
+        assert keys(daemon.tick()) == ["v2", "v3"]
+        assert daemon.tick() == []
+        catalogue.write(*(f"v{i},https://example.org/{i},new,pt,,," for i in range(4)))
+        assert keys(daemon.tick()) == ["v0"]
 
     def test_the_cursor_does_not_grow_with_the_rows_that_are_prepared(
         self, catalogue: Any, daemon: Daemon, corpus: CorpusStore
@@ -422,6 +497,8 @@ STEPS = st.lists(
         st.just(("fail",)),
         st.just(("empty",)),
         st.just(("restart",)),
+        st.tuples(st.just("cut"), st.integers(0, 200)),
+        st.tuples(st.just("killed"), st.integers(0, 2)),
     ),
     min_size=5,
     max_size=25,
@@ -437,6 +514,7 @@ class Story:
         self.rows: dict[str, str] = {}
         self.asked: dict[str, str] = {}
         self.save()
+        self.daemon.tick()
 
     def write(self, key: str, title: str) -> None:
         self.rows[key] = title
@@ -456,7 +534,19 @@ class Story:
         assert self.daemon.tick() == []
         self.save()
 
+    def cut(self, length: int) -> None:
+        """The file as it is while it is being written."""
+        csv_path = self.corpus.root / "videos.csv"
+        whole = csv_path.read_bytes()
+        csv_path.write_bytes(whole[: length % len(whole)].rstrip(b"\n"))
+        assert self.daemon.tick() == []
+        self.save()
+
     def restart(self) -> None:
+        self.daemon.restart()
+
+    def killed(self, runs: int) -> None:
+        self.tick(killed_after=runs)
         self.daemon.restart()
 
     def fail(self) -> None:
@@ -473,12 +563,12 @@ class Story:
         path = self.corpus.video(key)
         return row is not None and path.is_file() and read_json(path)["row_hash"] == row.row_hash
 
-    def tick(self) -> list[str]:
+    def tick(self, *, killed_after: int | None = None) -> list[str]:
         """Nothing that is made is asked for, and nothing twice unless it changed between."""
         for key, title in list(self.asked.items()):
             if self.rows.get(key) != title or self.made(key):
                 del self.asked[key]
-        requested = [str(key) for key in keys(self.daemon.tick())]
+        requested = [str(key) for key in keys(self.daemon.tick(killed_after=killed_after))]
         for key in requested:
             assert not self.made(key)
             assert key not in self.asked
