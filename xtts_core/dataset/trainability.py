@@ -21,7 +21,7 @@ REASONS: dict[str, str] = {
     "unknown_token": "a character the base model's tokenizer does not know",
     "words_out_of_range": "fewer words than text.min_words or more than text.max_words",
     "suspicious_transcript": "a guard of the recogniser fired and no better text was found",
-    "texts_disagree": "what is written and what is heard differ by more than "
+    "transcript_disagreement": "what is written and what is heard differ by more than "
     "transcription.max_disagreement",
     "forced_cut": "cut without a pause, so a word may be broken",
     "damaged": "a part of the recording in it or beside it is missing (segments: filled_s)",
@@ -73,7 +73,7 @@ def rejection_reasons(
         "unknown_token": clip.unknown_token in clip.tokens,
         "words_out_of_range": words > 0 and not text.min_words <= words <= text.max_words,
         "suspicious_transcript": any(guard != DISAGREEMENT for guard in clip.guards),
-        "texts_disagree": DISAGREEMENT in clip.guards,
+        "transcript_disagreement": DISAGREEMENT in clip.guards,
         "forced_cut": filters.reject_forced_cuts and clip.cut == "forced",
         "damaged": clip.filled_s > 0,
         "clipped": clip.clipping_ratio > filters.max_clipping_ratio,

@@ -47,7 +47,7 @@ def test_a_good_clip_has_no_reason() -> None:
         ("words_out_of_range", replace(GOOD, text="duas palavras")),
         ("words_out_of_range", replace(GOOD, text="sim " * 51)),
         ("suspicious_transcript", replace(GOOD, guards=("repetition",))),
-        ("texts_disagree", replace(GOOD, guards=("disagreement",))),
+        ("transcript_disagreement", replace(GOOD, guards=("disagreement",))),
         ("forced_cut", replace(GOOD, cut="forced")),
         ("damaged", replace(GOOD, filled_s=0.1)),
         ("clipped", replace(GOOD, clipping_ratio=0.01)),
