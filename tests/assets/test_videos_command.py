@@ -71,6 +71,21 @@ def test_a_folder_is_added_once(catalogue: Any, media: Path) -> None:
     assert catalogue.path.read_bytes() == before
 
 
+def test_a_copy_in_a_folder_is_left_out_with_the_name_of_what_it_equals(
+    catalogue: Any, media: Path
+) -> None:
+    kept, copy = media / "feira-dora.webm", media / "feira-dora (1).webm"
+    shutil.copy(kept, copy)
+    for counted in ("2 added, 0 known already, 1 left out", "0 added, 2 known already, 1 left out"):
+        added = xtts("add", str(media))
+        assert counted in added.stdout
+        assert f"left out: {copy}: it is a copy of {kept}" in added.stdout
+    assert [row.title for row in read_catalogue(catalogue.path).rows] == [
+        "cidade-alex",
+        "feira-dora",
+    ]
+
+
 def test_a_list_of_videos_is_added_as_one_row_each(
     catalogue: Any, media: Path, address: str
 ) -> None:

@@ -137,6 +137,29 @@ def test_a_wrong_request_is_one_line_with_the_remedy(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_every_settings_file_is_read_before_any_work(
+    programs: Any, project: Path, tmp_path: Path, command: str
+) -> None:
+    config = tmp_path / "config"
+    shutil.copytree(project / "examples" / "demo" / "config", config)
+    shutil.copy(project / "dagster.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "videos.csv").write_text("source\nhttps://example.org/1\n")
+    for name, line in (("dataset", "vad: {engin: webrtc}"), ("service", "limits: {max_voices: 0}")):
+        (config / f"{name}.yaml").write_text(line)
+    result = programs.run(
+        "xtts",
+        command,
+        extra={"DAGSTER_HOME": str(tmp_path), "XTTS_CONFIG_DIR": str(config)},
+    )
+    assert result.returncode == 2
+    assert "dataset.yaml: vad.engin: unknown key; did you mean 'engine'?" in result.stderr
+    assert "service.yaml: limits.max_voices: Input should be greater" in result.stderr
+    assert states(result.stdout) == {}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["videos.csv"]
+
+
 def test_a_removed_row_leaves_the_dataset(first_run: Any, corpus: Corpus) -> None:
     catalogue = corpus.root / "videos.csv"
     before = catalogue.read_text()
