@@ -117,6 +117,15 @@ def test_a_video_whose_row_was_removed_is_not_evaluated(tick: Ticks, catalogue: 
     assert tick() == [("evaluate_video", "two")]
 
 
+def test_a_catalogue_that_is_being_written_is_left_to_the_next_tick(
+    tick: Ticks, catalogue: Any
+) -> None:
+    catalogue.path.write_text("video_id,source,licence\none,https://example.org/1,fr")
+    result = tick.result()
+    assert isinstance(result, dg.SkipReason)
+    assert "may be half written" in str(result.skip_message)
+
+
 def test_a_released_version_is_left_alone(tick: Ticks, corpus: CorpusStore) -> None:
     record(corpus, "served_release", WHOLE, "v1")
     assert tick() == []
