@@ -118,8 +118,9 @@ def test_a_video_whose_row_was_removed_is_not_evaluated(tick: Ticks, catalogue: 
 
 
 def test_a_catalogue_that_is_being_written_is_left_to_the_next_tick(
-    tick: Ticks, catalogue: Any
+    tick: Ticks, catalogue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the tick waits"))
     catalogue.path.write_text("video_id,source,licence\none,https://example.org/1,fr")
     result = tick.result()
     assert isinstance(result, dg.SkipReason)
