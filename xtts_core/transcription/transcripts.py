@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xtts_core.corpus.videos import primary_language
 from xtts_core.errors import TranscriptionError
 from xtts_core.settings import DatasetSettings, TranscriptionSettings
 from xtts_core.stage import (
@@ -34,6 +35,7 @@ from xtts_core.stage import (
 from xtts_core.store import CorpusStore, atomic_file, read_json
 from xtts_core.text import NORMALISER_VERSION
 from xtts_core.transcription.cascade import DISAGREEMENT, Cascade, Transcript
+from xtts_core.transcription.language import likeliest_language
 from xtts_core.transcription.weights import find_weights
 
 FINAL_PUNCTUATION = (".", "?", "!", "…")
@@ -65,6 +67,7 @@ TRANSCRIPTS = Stage(
         CheckSpec(
             "subtitles_used", "warn", "manual subtitles that came along give most of the texts"
         ),
+        CheckSpec("language", "warn", "the texts are in the language of the video's row"),
         CheckSpec("oov_rate", "warn", "the mean share of unknown words is below the threshold"),
         CheckSpec("models_available", "warn", "each Whisper model that a clip needed was there"),
         CheckSpec("subtitles_readable", "warn", "the subtitles that came along could be read"),
@@ -136,6 +139,7 @@ def make_transcripts(
                 transcripts,
                 rows,
                 settings,
+                language,
                 answered=pq.read_table(path)["segment_id"].to_pylist(),
                 has_subtitles=manual is not None,
                 missing_models=[str(error) for error in cascade.missing_models.values()],
@@ -171,6 +175,7 @@ def verdicts(
     transcripts: Sequence[Transcript],
     segments: Sequence[Mapping[str, Any]],
     settings: DatasetSettings,
+    language: str,
     *,
     answered: Sequence[str],
     has_subtitles: bool = False,
@@ -191,6 +196,7 @@ def verdicts(
     odd = _share(spoken, lambda t: not _takes(t.text, durations_s[t.segment_id]))
     disputed = _share(spoken, lambda t: DISAGREEMENT in t.guards)
     subtitled = _share(spoken, lambda t: t.source == "manual-subtitle")
+    spoken_in = likeliest_language((t.text for t in spoken), language)
     oov = sum(t.oov_rate for t in spoken) / len(spoken) if spoken else 0.0
     oov_threshold = settings.transcription.oov_threshold
     return [
@@ -210,6 +216,12 @@ def verdicts(
             not has_subtitles or subtitled >= MIN_SUBTITLED_SHARE,
             value=round(subtitled, 4),
             threshold=MIN_SUBTITLED_SHARE,
+        ),
+        TRANSCRIPTS.verdict(
+            "language",
+            spoken_in in (None, primary_language(language)),
+            value=spoken_in,
+            threshold=language,
         ),
         TRANSCRIPTS.verdict(
             "oov_rate", oov <= oov_threshold, value=round(oov, 4), threshold=oov_threshold
@@ -304,11 +316,11 @@ def _best_fitting(
 ) -> Path | None:
     """The subtitles of that kind whose language fits best: the same, else the same but for the
     region."""
-    wanted = language.lower()
     fitting = [
-        (entry["language"].lower() != wanted, entry["language"], entry["path"])
+        (entry["language"].lower() != language.lower(), entry["language"], entry["path"])
         for entry in listed
-        if entry["kind"] == kind and entry["language"].lower().split("-")[0] == wanted.split("-")[0]
+        if entry["kind"] == kind
+        and primary_language(entry["language"]) == primary_language(language)
     ]
     return store.root / min(fitting)[2] if fitting else None
 

@@ -415,6 +415,7 @@ def _failed(*found: Transcript, **changes: Any) -> set[str]:
         found,
         _segments(len(found)),
         DatasetSettings(),
+        "pt-BR",
         answered=[transcript.segment_id for transcript in found],
         **changes,
     )
@@ -432,6 +433,7 @@ SAID = "um texto que dura cinco segundos, mais ou menos, quando se lê"
         ([_transcript(1, SAID, 0.16)], {"oov_rate"}),
         ([_transcript(1, "sim senhora")], {"short_share", "speech_rate"}),
         ([_transcript(1, f"{SAID} {SAID}")], {"speech_rate"}),
+        ([_transcript(1, "we talk about the market and the price of food here")], {"language"}),
         ([_transcript(1, SAID, guards=["disagreement"])], {"disagreement"}),
     ],
 )
@@ -446,7 +448,9 @@ def test_subtitles_that_came_along_and_fit_no_clip_are_noticed() -> None:
 
 
 def test_a_video_without_any_text_is_blocked() -> None:
-    results = verdicts([_transcript(1, "")], _segments(1), DatasetSettings(), answered=["v_00001"])
+    results = verdicts(
+        [_transcript(1, "")], _segments(1), DatasetSettings(), "pt", answered=["v_00001"]
+    )
     assert {verdict.check for verdict in results if verdict.blocks} == {"has_text"}
 
 
@@ -455,7 +459,9 @@ def test_a_video_without_any_text_is_blocked() -> None:
     [["v_00001"], ["v_00001"] * 2, ["v_00001", "v_00002", "v_00002"], ["v_00001", "v_00003"]],
 )
 def test_a_segment_without_exactly_one_written_row_is_blocked(answered: list[str]) -> None:
-    results = verdicts([_transcript(1, SAID)], _segments(2), DatasetSettings(), answered=answered)
+    results = verdicts(
+        [_transcript(1, SAID)], _segments(2), DatasetSettings(), "pt", answered=answered
+    )
     assert {v.check for v in results if v.blocks} == {"every_segment_answered"}
 
 
