@@ -76,10 +76,11 @@ defs = dg.Definitions(
 )
 """
 
-MOST_TO_TRAIN = """
-split: {train_share: 0.99, val_share: 0.01}
-"""
-"""A video's only clip that is held out fails a blocking check, and these have one each."""
+DATASET = {
+    # A video's only clip that is held out fails a blocking check, and these have one each.
+    "split": {"train_share": 0.99, "val_share": 0.01},
+    "transcription": {"verify_subtitles": False},
+}
 
 LAUNCH = """
 mutation($params: LaunchBackfillParams!) {
@@ -183,8 +184,7 @@ class Deployment:
             location = {"python_file": {"relative_path": str(module), "location_name": "xtts"}}
         self.config = self.home / "config"
         shutil.copytree(DEMO / "config", self.config, dirs_exist_ok=True)
-        with (self.config / "dataset.yaml").open("a") as file:
-            file.write(MOST_TO_TRAIN)
+        (self.config / "dataset.yaml").write_text(yaml.safe_dump(DATASET))
         self.workspace = self.home / "workspace.yaml"
         self.workspace.write_text(yaml.safe_dump({"load_from": [location]}))
 
