@@ -1,12 +1,14 @@
 """Where everything lies on disk: the only module that builds paths of the corpus.
 
 Writing is atomic: a file is written beside its place under a name that starts with `.`, synced,
-and renamed. A reader sees the old state or the new one, never half.
+and renamed. A reader sees the old state or the new one, never half. What a killed writer leaves
+has a name that follows from its target's, and the next writer of that target takes it over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -59,17 +61,23 @@ def sha256_json(value: Any) -> str:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` (same suffix) that replaces it when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    aside = Path(name)
+    aside = _partial(path)
+    handle = _claimed(aside, os.O_RDWR | os.O_CREAT)
+    if handle is None:
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        aside = Path(name)
     try:
+        os.truncate(handle, 0)
         yield aside
         aside.chmod(0o644)
         _sync(aside)
         aside.replace(path)
         _sync(path.parent)
-    finally:
+    except BaseException:
         aside.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -79,8 +87,18 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     `path` must not be there yet: a rename onto a filled folder fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".", dir=path.parent))
+    aside = _partial(path)
+    aside.mkdir(mode=0o700, exist_ok=True)
+    handle = _claimed(aside, os.O_RDONLY)
+    if handle is None:
+        aside = Path(tempfile.mkdtemp(prefix=".", dir=path.parent))
+        handle = os.open(aside, os.O_RDONLY)
     try:
+        for left in aside.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
         yield aside
         aside.chmod(0o755)
         for file in aside.rglob("*"):
@@ -88,8 +106,33 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 _sync(file)
         aside.rename(path)
         _sync(path.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+def _claimed(aside: Path, flags: int) -> int | None:
+    """A handle that locks a temporary for as long as the process lives and does not close it;
+    None where another writer is at work on it, or the file system knows no locks."""
+    try:
+        handle = os.open(aside, flags, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The writer before may have renamed it meanwhile.
+        if os.path.samestat(os.fstat(handle), aside.stat()):
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,40 +3,95 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from xtts_core.store import CorpusStore, atomic_dir, atomic_file, project_root, write_json
+from xtts_core.store import (
+    CorpusStore,
+    atomic_dir,
+    atomic_file,
+    project_root,
+    read_json,
+    write_json,
+)
 
 WRITE_SLOWLY = """
 import sys
 from pathlib import Path
-from xtts_core.store import atomic_file
-with atomic_file(Path(sys.argv[1])) as aside:
-    aside.write_text("half")
+from xtts_core.store import atomic_dir, atomic_file
+make = {"file": atomic_file, "folder": atomic_dir}[sys.argv[1]]
+with make(Path(sys.argv[2])) as aside:
+    (aside / "half" if sys.argv[1] == "folder" else aside).write_text("half and more")
     print("half", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "state.json"
-    write_json(target, {"state": "old"})
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITE_SLOWLY, str(target)],
+@contextmanager
+def slow_writer(kind: str, target: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has written half of `target`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_SLOWLY, kind, str(target)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "half\n"
-    writer.send_signal(signal.SIGKILL)
-    writer.communicate()
-    assert target.read_text() == '{\n  "state": "old"\n}\n'
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "half\n"
+        yield writer
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file_and_the_next_one_clears_up(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "state.json"
+    write_json(target, {"state": "old"})
+    with slow_writer("file", target) as writer:
+        writer.kill()
+    assert read_json(target) == {"state": "old"}
+    assert len(list(tmp_path.iterdir())) == 2
+    write_json(target, {})
+    assert target.read_text() == "{}\n"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_of_a_writer_that_was_killed_does_not_get_into_the_next_one(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "clips"
+    with slow_writer("folder", target) as writer:
+        writer.kill()
+    assert not target.exists()
+    with atomic_dir(target) as aside:
+        (aside / "a.wav").write_bytes(b"1")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "clips",
+        "clips/a.wav",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_writer_that_lives_is_not_disturbed_by_another_of_the_same_target(
+    tmp_path: Path, kind: str
+) -> None:
+    target = tmp_path / "state"
+    with slow_writer(kind, target) as writer:
+        with (atomic_file if kind == "file" else atomic_dir)(target) as aside:
+            (aside if kind == "file" else aside / "other").write_text("other")
+        if kind == "folder":
+            shutil.rmtree(target)
+        writer.communicate("go on")
+        assert writer.returncode == 0
+    written = target if kind == "file" else target / "half"
+    assert written.read_text() == "half and more"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_writer_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
