@@ -7,6 +7,7 @@ of the rest: FFmpeg, soxr and NumPy let go of the interpreter's lock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -43,18 +44,39 @@ MAX_GAP_S = 30.0
 """Holes in the timestamps between these bounds become silence, so that subtitles stay in step
 (FFmpeg does the same with `aresample=async`). Shorter ones are rounding (Matroska counts in
 milliseconds); a longer one, ahead or back, is a clock that was set anew, except before the first
-sound: a track may begin late in the file."""
+sound, as a track may begin late in the file, and where the bytes of the hole are there."""
+MAX_PAUSE_S = 0.5
+MAX_OGG_PAUSE_S = 1.25
+"""Nothing need be missing in a hole up to this long: an encoder with discontinuous transmission
+(DTX) sends a packet each 0.4 s of a pause, which is all that many recorders write. In Ogg FFmpeg
+gives the times of pages, so that the holes of one, of a second, come as one."""
+DTX_BYTES = 2
+DTX_REACH_S = 1.0
+"""An Opus packet of at most this size says that a pause begins, however long it lasts (RFC 6716,
+3.1; WebRTC sends the first of them). It may lie a page of Ogg before the hole."""
+MIN_UNREAD_SHARE = 0.25
+"""Where the file goes on for this share of a hole's bytes, by its rate so far, they are damaged. In
+damaged files the share was about 1; where the clock is set anew it is that of one packet."""
+MAX_HOLES = 1_000
+"""How many are listed."""
 MAX_CORRUPT_SHARE = 0.01
 TOLERANCE_S = 1.0
 """How much of the stated length, or of a span, may be missing at the end: containers round."""
+
+
+class DamagedError(DecodeError):
+    """A file that is damaged or cut, so that another copy of it may be whole."""
 
 
 @dataclass(frozen=True)
 class DecodedAudio:
     """What was decoded, and how loud it came out (`clipped_samples` are at full scale).
 
-    `filled_s` seconds of silence stand for holes in the timestamps; the clock was set anew
-    `clock_jumps` times. `recording_s` is how far the recording was read.
+    `filled_s` seconds of silence stand for what is missing in the recording; the first
+    `MAX_HOLES` of these `holes` are listed as (start, end) in seconds of the written file.
+    `paused_s` seconds stand for silence that is merely left out of the recording: before a track
+    that begins late, and in pauses. Up to the end the clock was set anew `clock_jumps` times.
+    `recording_s` is how far the recording was read.
     """
 
     container: str
@@ -63,7 +85,9 @@ class DecodedAudio:
     source_channels: int
     packets: int
     corrupt_packets: int
+    holes: tuple[tuple[float, float], ...]
     filled_s: float
+    paused_s: float
     clock_jumps: int
     recording_s: float
     n_samples: int
@@ -93,15 +117,16 @@ def decode(
     comes after the end is not looked at.
 
     Raises:
-        DecodeError: the file is empty, no media, a playlist, protected (DRM), has no audio track,
-            cannot be decoded (an unknown codec, more than 1 % damaged packets), ends before its
-            track does, or does not hold the span.
+        DamagedError: the file is empty, no media or damaged (more than 1 % of its packets), or
+            ends before its track does.
+        DecodeError: it is a playlist, protected (DRM), has no audio track or one of an unknown
+            codec, or does not hold the span.
     """
     import av
     import soundfile as sf
 
     if source.stat().st_size == 0:
-        raise DecodeError("The file is empty", where=str(source), remedy="Fetch it again")
+        raise DamagedError("The file is empty", where=str(source), remedy="Fetch it again")
     span = _Span(start_s, end_s)
     try:
         with (
@@ -111,7 +136,7 @@ def decode(
                 aside, "w", SAMPLE_RATE_HZ, channels=1, subtype="PCM_16", format="WAV"
             ) as wav,
         ):
-            track = _Track(source, container)
+            track = _Track(source, container, _Holes(start_s, end_s), _Holes(start_s, end_s))
             meter = _Meter()
             with closing(_ahead(track.blocks())) as blocks:
                 for sound in span.cut(_resampled(_mono(blocks))):
@@ -122,7 +147,8 @@ def decode(
                 track.check_end()
                 span.check(source)
     except av.FFmpegError as error:
-        raise DecodeError(
+        broken = isinstance(error, (av.error.InvalidDataError, av.error.EOFError))
+        raise (DamagedError if broken else DecodeError)(
             f"The file cannot be decoded: {error.strerror}",
             where=str(source),
             remedy="It is damaged, truncated or no media file; check that a player takes it",
@@ -134,7 +160,9 @@ def decode(
         source_channels=track.channels,
         packets=track.packets,
         corrupt_packets=track.corrupt,
-        filled_s=round(track.filled_s, 3),
+        holes=tuple(track.holes.listed),
+        filled_s=round(track.holes.total_s, 3),
+        paused_s=round(track.pauses.total_s, 3),
         clock_jumps=track.clock_jumps,
         recording_s=round(span.position_s, 6),
         n_samples=meter.n_samples,
@@ -153,10 +181,32 @@ class _Silence:
     samples: int
 
 
-class _Track:
-    """The audio track of an open container, and how far it has been read."""
+class _Holes:
+    """Stretches of the recording, as far as they lie in the span, in seconds from its start."""
 
-    def __init__(self, source: Path, container: Any) -> None:
+    def __init__(self, start_s: float | None, end_s: float | None) -> None:
+        self._start_s = start_s or 0.0
+        self.end_s = math.inf if end_s is None else end_s
+        self.listed: list[tuple[float, float]] = []
+        self.total_s = 0.0
+
+    def add(self, start_s: float, end_s: float) -> None:
+        first_s = max(start_s, self._start_s) - self._start_s
+        last_s = min(end_s, self.end_s) - self._start_s
+        if first_s >= last_s:
+            return
+        self.total_s += last_s - first_s
+        if len(self.listed) < MAX_HOLES:
+            self.listed.append((round(first_s, 3), round(last_s, 3)))
+
+
+class _Track:
+    """The audio track of an open container, and how far it has been read.
+
+    What is missing of it goes to `holes`, what is merely left out to `pauses`.
+    """
+
+    def __init__(self, source: Path, container: Any, holes: _Holes, pauses: _Holes) -> None:
         self._source = source
         self.container_name = str(container.format.name)
         if self.container_name in PLAYLISTS:
@@ -186,14 +236,20 @@ class _Track:
         self.stated_s = stated_duration_s(source, container, stream)
         self.packets = 0
         self.corrupt = 0
-        self.filled_s = 0.0
+        self.holes = holes
+        self.pauses = pauses
         self.clock_jumps = 0
         self._container = container
         self._stream = stream
         self._start_s = (container.start_time or 0) / 1_000_000
         self._container_s = (container.duration or 0) / 1_000_000
+        self._bytes_per_s = source.stat().st_size / self._container_s if self._container_s else 0.0
         self._position_s = 0.0
         self._clock_s = 0.0
+        self._byte = 0
+        self._bytes_on = 0
+        self._corrupt_before = 0
+        self._pause_announced_s = -math.inf
 
     def blocks(self) -> Iterator[Any]:
         """The sound as frames of one form, about `BLOCK_VALUES`, with `_Silence` between them."""
@@ -224,12 +280,12 @@ class _Track:
         """Refuse a track of which nothing, or not enough, could be decoded."""
         # One alone is the last packet of a file that was cut, or the header of one in the middle.
         if self.corrupt > max(1, MAX_CORRUPT_SHARE * self.packets):
-            raise self._error(
+            raise self._damaged(
                 f"{self.corrupt} of {self.packets} packets are damaged",
                 "It is damaged or protected (DRM); take another copy",
             )
         if self._position_s == 0:
-            raise self._error(
+            raise self._damaged(
                 "The audio track holds no sound that can be decoded",
                 "It is damaged or protected (DRM); take another copy",
             )
@@ -238,12 +294,12 @@ class _Track:
         """Refuse a track that has been read to its end and is shorter than it states."""
         reached_s = max(self._position_s, self._clock_s)
         if self.stated_s is not None and reached_s < self.stated_s - TOLERANCE_S:
-            raise self._error(
+            raise self._damaged(
                 f"The file is truncated: {reached_s:.1f} s of {self.stated_s:.1f} s",
                 "Fetch it again",
             )
         if self.container_name == "ogg" and ends_inside_a_page(self._source):
-            raise self._error(
+            raise self._damaged(
                 f"The file is truncated: it ends inside a page, after {reached_s:.1f} s",
                 "Fetch it again",
             )
@@ -257,26 +313,51 @@ class _Track:
                 self.packets += 1
             if self.packets == 1 and packet.has_sidedata("encryption_info"):
                 raise self._protected()
+            if packet.pos is not None:
+                self._byte, self._bytes_on = packet.pos, packet.pos - self._byte
             try:
                 yield from packet.decode()
-            except av.error.InvalidDataError:
+            except av.FFmpegError:
                 self.corrupt += 1
+            if self.codec == "opus" and packet.size <= DTX_BYTES:
+                self._pause_announced_s = self._position_s
 
     def _hole(self, frame: Any) -> _Silence | None:
         if frame.time is None:
             return None
         gap = frame.time - self._start_s - self._position_s
         longest = self._container_s if self._position_s == 0 else MAX_GAP_S
-        if not -MAX_GAP_S <= gap <= max(longest, MAX_GAP_S):
-            self.clock_jumps += 1
+        ordinary = -MAX_GAP_S <= gap <= max(longest, MAX_GAP_S)
+        if not ordinary and not self._is_unread(gap):
+            self.clock_jumps += self._position_s < self.holes.end_s
             self._start_s += gap
             gap = 0.0
         self._clock_s = max(self._clock_s, frame.time + frame.samples / frame.sample_rate)
+        lost_packets, self._corrupt_before = self.corrupt - self._corrupt_before, self.corrupt
         if gap <= MIN_GAP_S:
             return None
+        stretches = self.holes if lost_packets or self._is_missing(gap) else self.pauses
+        stretches.add(self._position_s, self._position_s + gap)
         self._position_s += gap
-        self.filled_s += gap
         return _Silence(frame.sample_rate, round(gap * frame.sample_rate))
+
+    def _is_missing(self, gap: float) -> bool:
+        """Whether there was sound in a hole of the timestamps, and not a pause."""
+        if self._position_s == 0:
+            # In a file of several tracks the bytes before the first sound may be the picture's.
+            alone = self.container_name.startswith("matroska") and len(self._container.streams) == 1
+            return alone and gap > MAX_PAUSE_S and self._is_unread(gap)
+        if self._position_s - self._pause_announced_s <= DTX_REACH_S:
+            return False
+        return gap > (MAX_OGG_PAUSE_S if self.container_name == "ogg" else MAX_PAUSE_S)
+
+    def _is_unread(self, gap: float) -> bool:
+        """Whether the bytes of what a hole lacks lie in the file before the last packet."""
+        if self._position_s == 0:
+            bytes_per_s = self._bytes_per_s
+        else:
+            bytes_per_s = (self._byte - self._bytes_on) / self._position_s
+        return 0 < MIN_UNREAD_SHARE * gap * bytes_per_s <= self._bytes_on
 
     def _protected(self) -> DecodeError:
         return self._error(
@@ -286,6 +367,9 @@ class _Track:
 
     def _error(self, what: str, remedy: str) -> DecodeError:
         return DecodeError(what, where=str(self._source), remedy=remedy)
+
+    def _damaged(self, what: str, remedy: str) -> DamagedError:
+        return DamagedError(what, where=str(self._source), remedy=remedy)
 
 
 class _Span:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtts_core.corpus.decode import MAX_CORRUPT_SHARE, DecodedAudio, decode
+from xtts_core.corpus.decode import MAX_CORRUPT_SHARE, DamagedError, DecodedAudio, decode
 from xtts_core.corpus.download import Subtitle, download
 from xtts_core.corpus.pictures import recording_picture
 from xtts_core.corpus.subtitle_span import subtitles_in_span
 from xtts_core.corpus.videos import absolute, primary_language
-from xtts_core.errors import DecodeError, SourceError, TranscriptionError
+from xtts_core.errors import SourceError, TranscriptionError
 from xtts_core.settings import AudioSettings, DatasetSettings
 from xtts_core.stage import (
     CheckSpec,
@@ -24,21 +23,30 @@ from xtts_core.stage import (
     Stage,
     StageResult,
     Verdict,
+    forget,
+    read_result,
     require,
     run_stage,
     silent,
 )
-from xtts_core.store import CorpusStore, read_json, sha256_file, write_json, write_text
-from xtts_core.transcription.subtitles import read_cues
+from xtts_core.store import CorpusStore, atomic_file, read_json, sha256_file, write_json
+from xtts_core.transcription.subtitles import broken_cues, read_cues, read_text
 
 AUTOMATIC_SUFFIX = "-orig"
 """How the language of YouTube's automatic captions in the video's own language ends."""
+MAX_MISSING_SHARE = 0.05
+MAX_UNNOTICED_SHARE = 0.005
+"""How much of the sound may be missing before a video is refused, and before it is told."""
+HOLES_TOLD = 5
 
 RAW_AUDIO = Stage(
     "raw_audio",
-    "2",
+    "3",
     (
         CheckSpec("decodable", "error", "nearly every packet could be decoded"),
+        CheckSpec("complete", "error", "no large part of the recording is missing"),
+        CheckSpec("holes", "warn", "hardly anything of the recording is missing"),
+        CheckSpec("clock", "warn", "the clock of the recording is never set anew"),
         CheckSpec("duration_in_range", "error", "the length is between the settings' bounds"),
         CheckSpec("not_silent", "error", "the level is over audio.silence_floor_dbfs"),
         CheckSpec("clipping_ratio", "warn", "few samples are at full scale"),
@@ -63,11 +71,16 @@ def make_raw_audio(
 
     Writes `raw/<id>.wav`, `raw/<id>.<language>.vtt` for each subtitle file, and the provenance
     `raw/<id>.json`: `source`, `span` (`start_s` and `end_s` in the recording, where the row has
-    one), `audio` (container, codec, rate, channels, packets, holes), `duration_s`, the levels,
-    `subtitles` as `[{"language", "kind": "manual" | "automatic", "path"}]` with paths relative to
-    the corpus root, and `subtitles_rejected` with the reasons. Subtitles of an earlier version
-    are removed. The download itself stays in `downloads/<id>`; delete that to fetch it again.
-    Where the row has a span, the sound and the times of the subtitles are those of the span.
+    one), `audio` (container, codec, rate, channels, packets; `holes` as `[[start_s, end_s]]` of
+    the WAV, where silence stands for what is missing), `duration_s`, the levels, `subtitles` as
+    `[{"language", "kind": "manual" | "automatic", "path"}]` with paths relative to the corpus
+    root, `subtitles_rejected` with the reasons, `subtitles_broken_cues` with those that no later
+    stage can read, and `subtitles_in_step`, which is false where the clock of the recording was
+    set anew. Subtitles of an earlier version are removed. Where the row has a span, the sound and
+    the times of the subtitles are those of the span.
+
+    The download itself stays in `downloads/<id>`, unless it is damaged: then the next run fetches
+    it again.
 
     Raises:
         UpstreamError: `videos` is missing or failed a blocking check.
@@ -80,11 +93,16 @@ def make_raw_audio(
     wanted = _wanted(record, settings)
     span = _span(record["row"])
 
+    if wanted["kind"] == "url":
+        _forget_what_lacks_a_part(store, video_id)
+
     def build(_fingerprint: str) -> Outcome:
         source = _fetch(store, settings, video_id, wanted, progress)
         wav = store.raw_audio(video_id)
         audio = _decode(source, wav, span, progress)
-        subtitles, rejected = _write_subtitles(store, video_id, source.subtitles, span)
+        subtitles, rejected, broken = _write_subtitles(store, video_id, source.subtitles, span)
+        if _missing_share(audio) > MAX_MISSING_SHARE:
+            _remove_download(source)
         provenance = store.raw_provenance(video_id)
         write_json(
             provenance,
@@ -99,7 +117,9 @@ def make_raw_audio(
                     "channels": audio.source_channels,
                     "packets": audio.packets,
                     "corrupt_packets": audio.corrupt_packets,
+                    "holes": audio.holes,
                     "filled_s": audio.filled_s,
+                    "paused_s": audio.paused_s,
                     "clock_jumps": audio.clock_jumps,
                 },
                 "duration_s": round(audio.duration_s, 6),
@@ -108,6 +128,8 @@ def make_raw_audio(
                 "loudness_lufs": audio.loudness_lufs,
                 "subtitles": subtitles,
                 "subtitles_rejected": rejected,
+                "subtitles_broken_cues": broken,
+                "subtitles_in_step": not audio.clock_jumps,
             },
         )
         written = [store.root / entry["path"] for entry in subtitles]
@@ -117,13 +139,14 @@ def make_raw_audio(
         return Outcome(
             uri=wav,
             outputs=[wav, provenance, *written],
-            verdicts=verdicts(audio, subtitles, rejected, language, settings.audio),
+            verdicts=verdicts(audio, subtitles, [*rejected, *broken], language, settings.audio),
             metadata={
                 "duration_s": round(audio.duration_s, 3),
                 "rms_dbfs": audio.rms_dbfs,
                 "peak_dbfs": audio.peak_dbfs,
                 "loudness_lufs": audio.loudness_lufs,
                 "filled_s": audio.filled_s,
+                "paused_s": audio.paused_s,
                 "clock_jumps": audio.clock_jumps,
                 "source_rate_hz": audio.source_rate_hz,
                 "source_channels": audio.source_channels,
@@ -187,11 +210,13 @@ def _span(row: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
 def verdicts(
     audio: DecodedAudio,
     subtitles: Sequence[Mapping[str, Any]],
-    rejected: Sequence[Mapping[str, Any]],
+    unreadable: Sequence[Mapping[str, str]],
     language: str,
     settings: AudioSettings,
 ) -> list[Verdict]:
-    """The checks of `raw_audio`."""
+    """The checks of `raw_audio`. `unreadable` has the names of subtitle files, each with a reason
+    why it, or a cue of it, is left out."""
+    missing = _missing_share(audio)
     clipping = audio.clipped_samples / audio.n_samples
     found = [entry["language"] for entry in subtitles]
     foreign = [tag for tag in found if primary_language(tag) != primary_language(language)]
@@ -201,6 +226,30 @@ def verdicts(
             audio.corrupt_packets <= MAX_CORRUPT_SHARE * audio.packets,
             value=round(audio.corrupt_packets / audio.packets, 6),
             threshold=MAX_CORRUPT_SHARE,
+        ),
+        RAW_AUDIO.verdict(
+            "complete",
+            missing <= MAX_MISSING_SHARE,
+            value=round(missing, 6),
+            threshold=MAX_MISSING_SHARE,
+            detail=_told_holes(audio) if missing > MAX_MISSING_SHARE else "",
+        ),
+        RAW_AUDIO.verdict(
+            "holes",
+            missing <= MAX_UNNOTICED_SHARE,
+            value=round(missing, 6),
+            threshold=MAX_UNNOTICED_SHARE,
+            detail=_told_holes(audio) if missing > MAX_UNNOTICED_SHARE else "",
+        ),
+        RAW_AUDIO.verdict(
+            "clock",
+            not audio.clock_jumps,
+            value=audio.clock_jumps,
+            threshold=0,
+            detail=f"The times of the recording leap {audio.clock_jumps} times: from there its "
+            "subtitles may be out of step, or a part is missing"
+            if audio.clock_jumps
+            else "",
         ),
         RAW_AUDIO.verdict(
             "duration_in_range",
@@ -234,12 +283,38 @@ def verdicts(
         ),
         RAW_AUDIO.verdict(
             "subtitles_readable",
-            not rejected,
-            value=len(rejected),
+            not unreadable,
+            value=len(unreadable),
             threshold=0,
-            detail="; ".join(f"{entry['name']}: {entry['reason']}" for entry in rejected),
+            detail="; ".join(f"{entry['name']}: {entry['reason']}" for entry in unreadable),
         ),
     ]
+
+
+def _missing_share(audio: DecodedAudio) -> float:
+    return audio.filled_s / audio.duration_s
+
+
+def _told_holes(audio: DecodedAudio) -> str:
+    places = [f"{_clock(start_s)} to {_clock(end_s)}" for start_s, end_s in audio.holes]
+    more = ", …" if len(places) > HOLES_TOLD else ""
+    return (
+        f"{audio.filled_s:.1f} s of {audio.duration_s:.1f} s are missing and silent: "
+        f"{', '.join(places[:HOLES_TOLD])}{more}. Take another copy; where nothing was to be heard "
+        "there, convert it to WAV once"
+    )
+
+
+def _clock(time_s: float) -> str:
+    minutes, seconds = divmod(time_s, 60)
+    return f"{int(minutes) // 60}:{int(minutes) % 60:02}:{seconds:04.1f}"
+
+
+def _forget_what_lacks_a_part(store: CorpusStore, video_id: str) -> None:
+    """Have a download whose copy was damaged made again, though its row is the same."""
+    known = read_result(store, RAW_AUDIO.name, video_id)
+    if known is not None and any(verdict.check == "complete" for verdict in known.blocked):
+        forget(store, RAW_AUDIO.name, video_id)
 
 
 def _fetch(
@@ -288,13 +363,17 @@ def _fetch(
 def _decode(
     source: _Source, wav: Path, span: Mapping[str, Any], progress: Progress
 ) -> DecodedAudio:
-    """A download that cannot be decoded is removed, so that the next run fetches it anew."""
     try:
         return decode(source.media, wav, progress, **span.get("span", {}))
-    except DecodeError:
-        if source.description["kind"] == "url":
-            shutil.rmtree(source.media.parent)
+    except DamagedError:
+        _remove_download(source)
         raise
+
+
+def _remove_download(source: _Source) -> None:
+    """So that the next run fetches it anew."""
+    if source.description["kind"] == "url":
+        shutil.rmtree(source.media.parent)
 
 
 def _refuse_changed(path: Path, sha256: str) -> None:
@@ -308,20 +387,19 @@ def _refuse_changed(path: Path, sha256: str) -> None:
 
 def _write_subtitles(
     store: CorpusStore, video_id: str, subtitles: Sequence[Subtitle], span: Mapping[str, Any]
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """What was written, and which file was not and why."""
-    written = []
-    rejected = []
+) -> tuple[list[dict[str, str]], list[dict[str, str]], list[dict[str, str]]]:
+    """What was written, which file was not and why, and which cues cannot be read."""
+    written, rejected, broken = [], [], []
     for subtitle in subtitles:
+        name = subtitle.path.name
         target = store.raw_subtitles(video_id, subtitle.language)
         try:
-            text = _as_vtt(subtitle.path)
-            if span:
-                text = _in_span(text, **span["span"])
-        except ValueError as error:
-            rejected.append({"name": subtitle.path.name, "reason": str(error)})
+            cues = broken_cues(subtitle.path)
+            _write_vtt(subtitle.path, target, **span.get("span", {}))
+        except TranscriptionError as error:
+            rejected.append({"name": name, "reason": error.what})
             continue
-        write_text(target, text)
+        broken += [{"name": name, "reason": reason} for reason in cues]
         written.append(
             {
                 "language": subtitle.language,
@@ -329,32 +407,24 @@ def _write_subtitles(
                 "path": store.relative(target),
             }
         )
-    return written, rejected
+    return written, rejected, broken
 
 
-def _as_vtt(path: Path) -> str:
-    """The subtitles as WebVTT; a file that is one already stays as it is.
+def _write_vtt(
+    source: Path, target: Path, start_s: float | None = None, end_s: float | None = None
+) -> None:
+    """The cues between two times as WebVTT. A file that is WebVTT already and wanted whole keeps
+    its notes and styles.
 
-    Raises ValueError with the reason why a player or a later stage cannot read the file.
+    Raises:
+        TranscriptionError: the file has no cue there that later stages can read.
     """
-    import webvtt
-
-    try:
-        read_cues(path)
-    except TranscriptionError as error:
-        line = (error.where or "").removeprefix(str(path)).removeprefix(", ")
-        raise ValueError(f"{line}: {error.what}" if line else error.what) from None
-    text = path.read_text(encoding="utf-8-sig")
-    name = path.suffix.removeprefix(".")
-    try:
-        captions = webvtt.WebVTT.from_buffer(io.StringIO(text), format=name)
-        return text if name == "vtt" else str(captions.content)
-    except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
-        raise ValueError(f"malformed: {error}") from None
-
-
-def _in_span(vtt: str, start_s: float | None, end_s: float | None) -> str:
-    text = subtitles_in_span(vtt, start_s or 0.0, math.inf if end_s is None else end_s)
-    if "-->" not in text:
-        raise ValueError("no cue lies within the span")
-    return text
+    text = read_text(source)
+    cut = start_s is not None or end_s is not None
+    if cut or not text.startswith("WEBVTT"):
+        text = subtitles_in_span(text, start_s or 0.0, math.inf if end_s is None else end_s)
+    if cut and "-->" not in text:
+        raise TranscriptionError("no cue lies within the span", where=str(source))
+    with atomic_file(target) as aside:
+        aside.write_text(text, encoding="utf-8")
+        read_cues(aside)
