@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from xtts_core.errors import TranscriptionError
 from xtts_core.settings import SAMPLE_RATE_HZ, TranscriptionSettings
@@ -26,13 +26,9 @@ from xtts_core.text import normalize
 from xtts_core.text.vocabulary import oov_rate
 from xtts_core.transcription import asr, subtitles
 from xtts_core.transcription.alignment import REACH_S, Spoken, spoken_part
-from xtts_core.transcription.asr import Recognised
+from xtts_core.transcription.asr import Audio, Recognised
 from xtts_core.transcription.subtitles import Cue
 from xtts_core.transcription.weights import find_weights, weights_sha256
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -251,37 +247,49 @@ class Cascade:
         engine = {
             "weights": weights_sha256(weights),
             "language": self._language,
+            "decoder": asr.VERSION,
             **settings.model_dump(include={"engine", "beam_size", "temperature", "device"}),
         }
-        found: dict[str, Transcript] = {}
+        keys: dict[str, str] = {}
+        unreadable: dict[str, str] = {}
+        waiting: list[tuple[str, Audio]] = []
         for done, segment in enumerate(segments, 1):
             try:
-                found[_id(segment)] = self._recognised(model, source, segment, weights, engine)
-            except TranscriptionError as error:
-                found[_id(segment)] = replace(self._written(segment, "", source), reason=str(error))
-            progress(done, len(segments), "clips")
-        return found
+                clip = self._store.root / segment["path"]
+                keys[_id(segment)] = key = sha256_json({"clip": sha256_file(clip), **engine})
+                if key not in self._heard:
+                    waiting.append((key, _read_audio(clip, segment["path"])))
+            except (TranscriptionError, OSError) as error:
+                unreadable[_id(segment)] = str(error)
+            if len(waiting) == asr.CLIPS_AT_ONCE or done == len(segments):
+                self._listen(waiting, weights)
+                waiting = []
+                progress(done, len(segments), "clips")
+        return {
+            _id(segment): replace(
+                self._written(segment, "", source), reason=unreadable[_id(segment)]
+            )
+            if _id(segment) in unreadable
+            else self._recognised(segment, model, source, keys[_id(segment)])
+            for segment in segments
+        }
+
+    def _listen(self, waiting: Sequence[tuple[str, Audio]], weights: Path) -> None:
+        """Recognise some clips, and remember what was heard under their keys."""
+        if not waiting:
+            return
+        settings = self._settings
+        recogniser = asr.load_recogniser(
+            settings.engine, weights, settings.device, settings.beam_size, settings.temperature
+        )
+        heard = recogniser.transcribe([clip for _, clip in waiting], self._language)
+        for (key, _), text in zip(waiting, heard, strict=True):
+            self._heard.put(key, text)
 
     def _recognised(
-        self,
-        model: str,
-        source: Source,
-        segment: Mapping[str, Any],
-        weights: Path,
-        engine: Mapping[str, Any],
+        self, segment: Mapping[str, Any], model: str, source: Source, key: str
     ) -> Transcript:
-        clip = self._store.root / segment["path"]
-        if not clip.is_file():
-            raise TranscriptionError("The clip is missing", where=segment["path"])
-        settings = self._settings
-        key = sha256_json({"clip": sha256_file(clip), **engine})
-        heard = self._heard.get(key)
-        if heard is None:
-            recogniser = asr.load_recogniser(
-                settings.engine, weights, settings.device, settings.beam_size, settings.temperature
-            )
-            heard = recogniser.transcribe(_read_audio(clip, segment["path"]), self._language)
-            self._heard.put(key, heard)
+        heard = self._heard[key]
         text = normalize(heard.text, self._language)
         return Transcript(
             segment_id=_id(segment),
@@ -330,8 +338,11 @@ class _Memory:
                 entry = json.loads(line)
                 self._known[entry["key"]] = Recognised(**entry["heard"])
 
-    def get(self, key: str) -> Recognised | None:
-        return self._known.get(key)
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Recognised:
+        return self._known[key]
 
     def put(self, key: str, heard: Recognised) -> None:
         self._known[key] = heard
@@ -383,14 +394,16 @@ def _goes_on(
     return pause_s < 0 or (pause_s <= SAME_SENTENCE_S and after[1].text_raw[:1].islower())
 
 
-def _read_audio(clip: Path, name: str) -> NDArray[np.float32]:
+def _read_audio(clip: Path, name: str) -> Audio:
     """A clip as Whisper takes it: 16 kHz, mono."""
     import soundfile
     import soxr
 
+    if not clip.is_file():
+        raise TranscriptionError("The clip is missing", where=name)
     try:
         samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise TranscriptionError(f"The clip cannot be read: {error}", where=name) from error
-    audio: NDArray[np.float32] = soxr.resample(samples.mean(axis=1), rate, asr.SAMPLE_RATE_HZ)
+    audio: Audio = soxr.resample(samples.mean(axis=1), rate, asr.SAMPLE_RATE_HZ)
     return audio

@@ -12,6 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from xtts_core.text import normalize
+from xtts_core.transcription import asr
 from xtts_core.transcription.asr import (
     SAMPLE_RATE_HZ,
     Recognised,
@@ -51,8 +52,8 @@ def test_real_weights_hear_real_sentences(
     recogniser = load_recogniser(engine, weights, "cpu", 5, 0.0)
     assert load_recogniser(engine, weights, "cpu", 5, 0.0) is recogniser
     wrong = said = 0
-    for audio, spoken in sentences:
-        heard = recogniser.transcribe(audio, "pt-BR")
+    texts = recogniser.transcribe([audio for audio, _ in sentences], "pt-BR")
+    for (audio, spoken), heard in zip(sentences, texts, strict=True):
         errors, words = word_errors(_bare(spoken), _bare(heard.text))
         wrong, said = wrong + errors, said + words
         assert -0.5 < heard.confidence < 0
@@ -62,13 +63,33 @@ def test_real_weights_hear_real_sentences(
     assert wrong <= 2
 
 
-def test_the_same_clip_is_heard_the_same_way_again(
+def test_a_clip_is_heard_the_same_way_again_whatever_it_is_heard_with(
     whisper_cache: Path, sentences: list[tuple[NDArray[np.float32], str]]
 ) -> None:
     weights = find_weights("base", "faster-whisper", None, whisper_cache)
     recogniser = load_recogniser("faster-whisper", weights, "cpu", 5, 0.0)
+    clips = [audio for audio, _ in sentences]
+    together = recogniser.transcribe(clips, "pt")
+    assert [text.text for text in together] == [
+        recogniser.transcribe([clip], "pt")[0].text for clip in clips
+    ]
+    assert recogniser.transcribe(clips, "pt") == together
+
+
+def test_a_clip_whose_text_looks_invented_is_heard_again_at_other_temperatures(
+    whisper_cache: Path,
+    sentences: list[tuple[NDArray[np.float32], str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     audio, _ = sentences[0]
-    assert recogniser.transcribe(audio, "pt") == recogniser.transcribe(audio, "pt")
+    weights = find_weights("base", "faster-whisper", None, whisper_cache)
+    recogniser = load_recogniser("faster-whisper", weights, "cpu", 1, 0.0)
+    (usual,) = recogniser.transcribe([audio], "pt")
+    monkeypatch.setattr(asr, "TEMPERATURE_STEP", 1.0)
+    monkeypatch.setattr(asr, "MIN_CONFIDENCE", 0.0)
+    (best,) = recogniser.transcribe([audio], "pt")
+    assert best.confidence >= usual.confidence
+    assert recogniser.transcribe([audio], "pt") == [best]
 
 
 @pytest.mark.parametrize(

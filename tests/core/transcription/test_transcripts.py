@@ -92,7 +92,7 @@ def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
     ]
     assert {row["source"] for row in rows} == {"whisper"}
     assert all(-0.5 < row["confidence"] < 0 for row in rows)
-    assert seen == [(1, 2, "clips"), (2, 2, "clips")]
+    assert seen == [(2, 2, "clips")]
     assert result.metadata["share_whisper"] == 1.0
 
     first = result.uri.read_bytes()
@@ -209,8 +209,8 @@ def test_a_full_stop_inside_a_sentence_is_whispers_own_and_goes(
     texts = iter(["Isto começa.", "e isto acaba.", "Outra frase..."])
 
     class Scripted:
-        def transcribe(self, *_: Any) -> asr.Recognised:
-            return asr.Recognised(next(texts), -0.1, 0.0, 1.0)
+        def transcribe(self, clips: Any, _: str) -> list[asr.Recognised]:
+            return [asr.Recognised(next(texts), -0.1, 0.0, 1.0) for _ in clips]
 
     monkeypatch.setattr(asr, "load_recogniser", lambda *_: Scripted())
     result = make_transcripts(cidade.store, _settings(), "video")
