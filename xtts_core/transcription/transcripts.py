@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from xtts_core.store import CorpusStore, atomic_file, read_json
 from xtts_core.text import NORMALISER_VERSION
 from xtts_core.transcription.cascade import DISAGREEMENT, Cascade, Transcript
 from xtts_core.transcription.language import likeliest_language
-from xtts_core.transcription.weights import find_weights
+from xtts_core.transcription.weights import find_weights, own_weights_state
 
 FINAL_PUNCTUATION = (".", "?", "!", "…")
 MAX_EMPTY_SHARE = 0.2
@@ -158,6 +159,7 @@ def make_transcripts(
         video_id,
         inputs={
             "transcription": settings.transcription.model_dump(mode="json"),
+            "own_weights": _own_weights(settings.transcription),
             "normaliser": NORMALISER_VERSION,
             "language": language,
             "segments": segments.data_version,
@@ -323,6 +325,19 @@ def _best_fitting(
         and primary_language(entry["language"]) == primary_language(language)
     ]
     return store.root / min(fitting)[2] if fitting else None
+
+
+def _own_weights(settings: TranscriptionSettings) -> dict[str, tuple[int, int]]:
+    """What tells that weights in the settings' own folders were replaced under the same name.
+
+    A path that holds none is reported when a clip needs them."""
+    found = {}
+    for model in (settings.whisper_model, settings.whisper_hp_model):
+        with suppress(TranscriptionError):
+            state = own_weights_state(model, settings.engine, settings.model_dir)
+            if state is not None:
+                found[model] = state
+    return found
 
 
 def _forget_what_lacks_a_model(

@@ -107,10 +107,31 @@ def find_weights(model: str, engine: str, model_dir: str | None, cache_dir: Path
     )
 
 
-@lru_cache(maxsize=8)
 def weights_sha256(weights: Path) -> str:
-    """What identifies weights that `find_weights` gave; read once a process."""
-    return sha256_file(weights / _MODEL if weights.is_dir() else weights)
+    """What identifies weights that `find_weights` gave; read again only where the file changed."""
+    return _sha256(*_state(weights))
+
+
+def own_weights_state(model: str, engine: str, model_dir: str | None) -> tuple[int, int] | None:
+    """The size and the time of change (ns) of weights that the settings name themselves, which may
+    be replaced under the same name; None for those of the hub, which are pinned.
+
+    Raises:
+        TranscriptionError: the settings name a path that holds no weights.
+    """
+    given = _given(model, engine, model_dir)
+    return _state(given)[1:] if given else None
+
+
+def _state(weights: Path) -> tuple[Path, int, int]:
+    file = weights / _MODEL if weights.is_dir() else weights
+    state = file.stat()
+    return file, state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _sha256(file: Path, _size: int, _mtime_ns: int) -> str:
+    return sha256_file(file)
 
 
 def _given(model: str, engine: str, model_dir: str | None) -> Path | None:

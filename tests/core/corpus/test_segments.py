@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pyloudnorm
@@ -365,6 +366,75 @@ def test_a_file_that_is_not_as_long_as_its_row_says_is_named(length: int) -> Non
     (wrong,) = (v for v in verdicts([row()], [length], DatasetSettings()) if v.blocks)
     assert wrong.check == "segment_window"
     assert "a_00001" in wrong.description
+
+
+def retimed(
+    source: Path, target: Path, at_s: float, *, lost_s: float = 0, jump_s: float = 0
+) -> Path:
+    """A copy without the packets of `lost_s` from `at_s` on, and whose clock then jumps ahead."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(old.streams.audio[0]):
+            if packet.pts is None:
+                continue
+            time_s = float(packet.pts * packet.time_base)
+            if at_s <= time_s < at_s + lost_s:
+                continue
+            if time_s >= at_s:
+                packet.pts += round(jump_s / packet.time_base)
+                packet.dts = packet.pts
+            packet.stream = stream
+            new.mux(packet)
+    return target
+
+
+def segments_of(folder: Path, media: Path) -> CorpusStore:
+    store = CorpusStore(folder / "corpus")
+    (folder / "videos.csv").write_text(f"video_id,source\na,{media.name}\n")
+    make_video(store, DatasetSettings(), folder / "videos.csv", "a")
+    make_raw_audio(store, DatasetSettings(), "a")
+    make_segments(store, PLAIN, "a")
+    return store
+
+
+def test_the_clips_beside_a_hole_of_the_recording_say_so_and_the_others_do_not(
+    tmp_path: Path, demo: Path, truth: dict[str, list[tuple[float, float]]]
+) -> None:
+    middle_s = sum(truth["cidade-alex"][3]) / 2
+    media = retimed(demo / "cidade-alex.webm", tmp_path / "a.webm", middle_s, lost_s=1.5)
+    found = rows(segments_of(tmp_path, media), "a")
+    beside = [
+        clip
+        for clip in found
+        if clip["start_sample"] / RATE - 0.3 < middle_s + 1.5
+        and clip["end_sample"] / RATE + 0.3 > middle_s
+    ]
+    assert 0 < len(beside) < len(found)
+    assert [clip for clip in found if clip["filled_s"] > 0] == beside
+
+
+def test_where_the_clock_of_a_recording_jumps_its_cues_are_no_hints(
+    tmp_path: Path, demo: Path
+) -> None:
+    media = retimed(demo / "feira-dora.webm", tmp_path / "a.webm", 20, jump_s=100)
+    shutil.copy(demo / "feira-dora.pt-BR.vtt", tmp_path / "a.pt-BR.vtt")
+    store = segments_of(tmp_path, media)
+    assert require(store, "raw_audio", "a").metadata["subtitles"] == "pt-BR (manual)"
+    assert require(store, "segments", "a").metadata["cue_ends"] == 0
+
+
+def test_a_recording_too_faint_for_the_floor_is_told_which_setting_hides_it(
+    tmp_path: Path, demo_corpus: CorpusStore
+) -> None:
+    sound, _ = sf.read(demo_corpus.raw_audio("cidade-alex"))
+    sf.write(tmp_path / "a.wav", sound * 10 ** (-24 / 20), RATE)
+    store = segments_of(tmp_path, tmp_path / "a.wav")
+    result = read_result(store, "segments", "a")
+    assert result is not None
+    (faint,) = (v for v in result.verdicts if v.check == "speech_over_floor")
+    assert not faint.passed
+    assert "vad.floor_dbfs (-40)" in faint.description
+    assert not [v for v in require(demo_corpus, "segments", "cidade-alex").verdicts if not v.passed]
 
 
 def test_a_video_without_clips_has_a_summary_too() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,23 @@ def test_what_lacks_a_model_is_made_again_once_the_model_is_there(
     assert _checks(again)["models_available"]
     assert _rows(again)[0]["model"] == "large"
     assert make_transcripts(feira.store, settings, "video").skipped
+
+
+def test_weights_that_are_replaced_under_the_same_name_hear_the_clips_again(
+    corpus: Make, truth: Truth, whisper_cache: Path, tmp_path: Path
+) -> None:
+    feira = corpus("feira-dora")
+    feira.cut(_clip(truth("feira-dora")[1]))
+    own = tmp_path / "models/own"
+    shutil.copytree(whisper_cache / "faster-whisper-base", own)
+    settings = _settings(whisper_model="own", model_dir=str(own.parent))
+    make_transcripts(feira.store, settings, "video")
+    assert make_transcripts(feira.store, settings, "video").skipped
+    with (own / "model.bin").open("ab") as file:
+        file.write(b"\0")
+    assert not make_transcripts(feira.store, settings, "video").skipped
+    heard = feira.store.root / "cache/transcripts/video.jsonl"
+    assert len(heard.read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_a_doubtful_clip_is_heard_by_the_larger_model(
