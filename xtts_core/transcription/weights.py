@@ -171,7 +171,6 @@ def _cached(model: str, cache_dir: Path) -> Path:
         raise _NotThereError("it is not in the cache")
     if model in PINS and weights_sha256(folder) != PINS[model].sha256:
         shutil.rmtree(folder)
-        weights_sha256.cache_clear()
         raise _NotThereError("the cached file was damaged and is removed")
     return folder
 
