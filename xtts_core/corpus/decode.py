@@ -325,6 +325,9 @@ class _Track:
     def _hole(self, frame: Any) -> _Silence | None:
         if frame.time is None:
             return None
+        if self._position_s == 0 and self._lacks_beginning(frame.time):
+            # FFmpeg takes the first time that it finds for the start.
+            self._start_s = 0.0
         gap = frame.time - self._start_s - self._position_s
         longest = self._container_s if self._position_s == 0 else MAX_GAP_S
         ordinary = -MAX_GAP_S <= gap <= max(longest, MAX_GAP_S)
@@ -344,12 +347,17 @@ class _Track:
     def _is_missing(self, gap: float) -> bool:
         """Whether there was sound in a hole of the timestamps, and not a pause."""
         if self._position_s == 0:
-            # In a file of several tracks the bytes before the first sound may be the picture's.
-            alone = self.container_name.startswith("matroska") and len(self._container.streams) == 1
-            return alone and gap > MAX_PAUSE_S and self._is_unread(gap)
+            return self._lacks_beginning(gap)
         if self._position_s - self._pause_announced_s <= DTX_REACH_S:
             return False
         return gap > (MAX_OGG_PAUSE_S if self.container_name == "ogg" else MAX_PAUSE_S)
+
+    def _lacks_beginning(self, gap: float) -> bool:
+        # With a picture, the bytes before the first sound may be the picture's. Where the first
+        # cluster is damaged, FFmpeg lists the one track twice.
+        streams = self._container.streams
+        alone = len(streams.audio) == len(streams) and self.container_name.startswith("matroska")
+        return alone and gap > MAX_PAUSE_S and self._is_unread(gap)
 
     def _is_unread(self, gap: float) -> bool:
         """Whether the bytes of what a hole lacks lie in the file before the last packet."""

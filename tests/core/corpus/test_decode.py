@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 from PIL import Image
 
-from xtts_core.corpus.decode import decode
+from xtts_core.corpus.decode import MAX_HOLES, DamagedError, decode
 from xtts_core.errors import DecodeError
 
 RATE = 22_050
@@ -187,6 +187,119 @@ def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path) -> None:
     assert audio.duration_s == pytest.approx(4, abs=0.01)
     assert np.abs(written[round(1.1 * RATE) : round(2.9 * RATE)]).max() == 0
     assert np.abs(written[round(3.1 * RATE) :]).max() > 0.4
+    assert audio.holes == ((1.0, 3.0),)
+    assert (audio.filled_s, audio.paused_s) == (2.0, 0.0)
+
+
+def overwritten(source: Path, path: Path, first: float, last: float) -> Path:
+    """A copy of which the bytes between two shares of its length are zeros."""
+    content = source.read_bytes()
+    start, end = (round(share * len(content)) for share in (first, last))
+    path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "start_s", "end_s"),
+    [(0.4, 0.4002, 29.29, 29.97), (1 / 3, 0.45, 24.31, 34.97), (0.01, 0.05, 0.69, 4.97)],
+)
+def test_damaged_clusters_are_named_as_holes(
+    demo: Path, tmp_path: Path, first: float, last: float, start_s: float, end_s: float
+) -> None:
+    path = overwritten(demo / "feira-dora.webm", tmp_path / "i.webm", first, last)
+    audio = decode(path, tmp_path / "o.wav")
+    assert list(audio.holes[0]) == pytest.approx([start_s, end_s], abs=0.05)
+    assert len(audio.holes) == 1
+    assert audio.filled_s == pytest.approx(audio.holes[0][1] - audio.holes[0][0], abs=0.002)
+    assert audio.duration_s == pytest.approx(77.288, abs=0.01)
+
+
+def test_damage_of_more_than_half_a_minute_is_a_hole_and_no_new_clock(
+    demo: Path, tmp_path: Path
+) -> None:
+    path = overwritten(demo / "feira-dora.webm", tmp_path / "i.webm", 0.3, 0.8)
+    audio = decode(path, tmp_path / "o.wav")
+    assert audio.clock_jumps == 0
+    assert audio.filled_s > 35
+    assert audio.duration_s == pytest.approx(77.288, abs=0.01)
+
+
+def test_a_recording_whose_first_clusters_are_damaged_keeps_its_times(tmp_path: Path) -> None:
+    path = encode(tmp_path / "i.webm", 48_000, 20, "libopus", "webm", cluster_time_limit="1000")
+    header = path.read_bytes().index(bytes.fromhex("1f43b675")) / path.stat().st_size
+    audio = decode(overwritten(path, tmp_path / "j.webm", header, 0.3), tmp_path / "o.wav")
+    ((start_s, end_s),) = audio.holes
+    assert (start_s, end_s) == pytest.approx((0, 6), abs=1)
+    assert audio.duration_s == pytest.approx(20, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "holes"),
+    [
+        (0.5, 2.0, ((0.5, 1.5),)),
+        (1.5, 2.5, ((0.0, 1.0),)),
+        (1.5, None, ((0.0, 1.5), (2.5, 4.5))),
+        (3.2, 3.9, ()),
+    ],
+)
+def test_holes_are_those_of_the_span_in_its_own_time(
+    tmp_path: Path, start_s: float, end_s: float | None, holes: tuple[tuple[float, float], ...]
+) -> None:
+    write_seconds(tmp_path / "i.mkv", (0, 3, 6))
+    audio = decode(tmp_path / "i.mkv", tmp_path / "o.wav", start_s=start_s, end_s=end_s)
+    assert audio.holes == holes
+    assert audio.filled_s == pytest.approx(sum(end - start for start, end in holes), abs=0.002)
+
+
+def test_the_list_of_holes_is_bounded_and_their_sum_is_not(tmp_path: Path) -> None:
+    count = MAX_HOLES + 20
+    with av.open(str(tmp_path / "i.mkv"), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=8_000, layout="mono")
+        for number in range(count):
+            frame = av.AudioFrame.from_ndarray(
+                np.ones((1, 160), np.int16), format="s16", layout="mono"
+            )
+            frame.sample_rate = 8_000
+            frame.pts = number * 4_960
+            out.mux(stream.encode(frame))
+    audio = decode(tmp_path / "i.mkv", tmp_path / "o.wav")
+    assert len(audio.holes) == MAX_HOLES
+    assert audio.filled_s == pytest.approx((count - 1) * 0.6, abs=0.1)
+
+
+def write_pauses(path: Path, container: str, announced: bool, pause_s: float) -> None:
+    """Two tones with a pause between, as an Opus encoder with DTX sends it: a packet each 0.4 s
+    and nothing else, or (`announced`) a packet of one byte and then nothing at all."""
+    plain = encode(path.with_suffix(".plain"), 48_000, 4 + pause_s, "libopus", "webm")
+    with av.open(str(plain)) as old, av.open(str(path), "w", format=container) as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for number, packet in enumerate(old.demux(old.streams.audio[0])):
+            into = number - 100
+            if packet.pts is None:
+                continue
+            if 0 < into < 50 * pause_s and (announced or into % 20):
+                continue
+            sent = av.Packet(bytes(packet)[:1] if announced and into == 0 else bytes(packet))
+            sent.pts = sent.dts = packet.pts
+            sent.time_base = packet.time_base
+            sent.stream = stream
+            new.mux(sent)
+
+
+@pytest.mark.parametrize(
+    ("container", "announced", "pause_s"),
+    [("webm", False, 6), ("webm", True, 6), ("ogg", False, 6), ("ogg", True, 0.8)],
+)
+def test_the_pauses_of_discontinuous_transmission_are_no_holes(
+    tmp_path: Path, container: str, announced: bool, pause_s: float
+) -> None:
+    write_pauses(tmp_path / "i.media", container, announced, pause_s)
+    audio = decode(tmp_path / "i.media", tmp_path / "o.wav")
+    assert audio.holes == ()
+    assert audio.filled_s == 0
+    assert audio.paused_s > 0.7 * pause_s
+    assert audio.duration_s == pytest.approx(4 + pause_s, abs=0.1)
+    assert audio.corrupt_packets == 0
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
@@ -213,6 +326,8 @@ def test_a_track_that_begins_late_and_ends_early_keeps_its_place(
     written, _ = sf.read(tmp_path / "o.wav")
     assert audio.duration_s == pytest.approx(42, abs=0.1)
     assert audio.clock_jumps == 0
+    assert (audio.holes, audio.filled_s) == ((), 0)
+    assert audio.paused_s == pytest.approx(40, abs=0.1)
     assert np.abs(written[: round(39.9 * RATE)]).max() < 0.01
     assert np.abs(written[round(40.2 * RATE) : round(41.8 * RATE)]).max() > 0.3
 
@@ -221,8 +336,10 @@ def test_a_clock_that_is_set_anew_is_not_a_hole(tmp_path: Path) -> None:
     write_seconds(tmp_path / "i.mkv", (0, 3_600, 3_603))
     audio = decode(tmp_path / "i.mkv", tmp_path / "o.wav")
     assert audio.clock_jumps == 1
-    assert audio.filled_s == pytest.approx(2, abs=0.01)
+    assert audio.holes == ((2.0, 4.0),)
     assert audio.duration_s == pytest.approx(5, abs=0.01)
+    before = decode(tmp_path / "i.mkv", tmp_path / "o.wav", end_s=0.9)
+    assert before.clock_jumps == 0
 
 
 def test_channels_that_change_inside_the_file_are_followed(tmp_path: Path) -> None:
@@ -305,7 +422,7 @@ def test_a_wrong_suffix_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_truncated_file_is_refused_with_its_name(demo: Path, tmp_path: Path) -> None:
     path = half(demo / "feira-dora.webm", tmp_path / "half.webm")
-    with pytest.raises(DecodeError, match=r"half\.webm: The file is truncated: 3\d\.\d s of 77"):
+    with pytest.raises(DamagedError, match=r"half\.webm: The file is truncated: 3\d\.\d s of 77"):
         decode(path, tmp_path / "o.wav")
 
 
@@ -325,14 +442,14 @@ def test_a_missing_end_is_seen_where_the_container_tells(
 ) -> None:
     whole = encode(tmp_path / "whole", 48_000, 6, codec, container, **options)
     assert decode(whole, tmp_path / "o.wav").duration_s == pytest.approx(6, abs=0.1)
-    with pytest.raises(DecodeError, match="truncated"):
+    with pytest.raises(DamagedError, match="truncated"):
         decode(half(whole, tmp_path / "half"), tmp_path / "half.wav")
     assert not (tmp_path / "half.wav").exists()
 
 
 def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
     whole = encode(tmp_path / "whole.mp4", 48_000, 4, "aac", "mp4")
-    with pytest.raises(DecodeError, match=r"cannot be decoded.*truncated"):
+    with pytest.raises(DamagedError, match=r"cannot be decoded.*truncated"):
         decode(half(whole, tmp_path / "half.mp4"), tmp_path / "o.wav")
 
 
@@ -347,8 +464,9 @@ def test_a_wav_written_into_a_pipe_states_no_length(tmp_path: Path, size: int) -
 
 @pytest.mark.parametrize("make", [protected_mp4, protected_webm])
 def test_protected_sound_is_named_as_such(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    with pytest.raises(DecodeError, match="protected"):
+    with pytest.raises(DecodeError, match="protected") as refusal:
         decode(make(tmp_path / "i"), tmp_path / "o.wav")
+    assert not isinstance(refusal.value, DamagedError)
     assert not (tmp_path / "o.wav").exists()
 
 
@@ -358,7 +476,7 @@ def test_damaged_packets_are_refused(tmp_path: Path) -> None:
     for at in range(len(content) // 4, len(content), 500):
         content[at : at + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=r"i\.flac: \d+ of \d+ packets are damaged"):
+    with pytest.raises(DamagedError, match=r"i\.flac: \d+ of \d+ packets are damaged"):
         decode(path, tmp_path / "o.wav")
 
 
@@ -380,7 +498,7 @@ def test_a_file_without_sound_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_media_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "i.webm"
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=reason):
+    with pytest.raises(DamagedError, match=reason):
         decode(path, tmp_path / "o.wav")
 
 
