@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyloudnorm
 import pytest
 import soundfile as sf
+import webvtt
 
 from xtts_core.corpus.raw_audio import make_raw_audio
 from xtts_core.corpus.videos import make_video
@@ -114,7 +121,7 @@ def test_subtitles_that_cannot_be_read_are_named_and_the_rest_goes_on(
 ) -> None:
     shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
     (media / "v.pt.vtt").write_text("no subtitles\n")
-    (media / "v.pt-BR.srt").write_bytes(SRT.encode("latin-1"))
+    (media / "v.pt-BR.srt").write_bytes(b"\xff\xfeW")
     (media / "v.pt-orig.srt").write_text(SRT, encoding="utf-8")
     result = make(store, media, "v.webm")
     provenance = read_json(store.raw_provenance("a"))
@@ -123,6 +130,41 @@ def test_subtitles_that_cannot_be_read_are_named_and_the_rest_goes_on(
         "v.pt.vtt",
         "v.pt-BR.srt",
     ]
+    assert failed(result) == {"subtitles_readable"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "encoding", "header"),
+    [
+        ("srt", "cp1252", ""),
+        ("srt", "utf-16", ""),
+        ("vtt", "utf-8", ""),
+        ("vtt", "cp1252", "WEBVTT\n\n"),
+    ],
+)
+def test_what_is_written_of_subtitles_can_be_read_by_later_stages_and_by_players(
+    store: CorpusStore, media: Path, demo: Path, suffix: str, encoding: str, header: str
+) -> None:
+    shutil.copy(demo / "cidade-alex.webm", media / "v.webm")
+    comma = "," if suffix == "srt" else "."
+    (media / f"v.pt.{suffix}").write_bytes(
+        (
+            f"{header}1\n0:00:01{comma}000 --> 0:00:02{comma}500\nBom dia, João.\n\n"
+            f"2\n00:00:03{comma}000 --> depois\nNão.\n\n"
+            f"3\n00:00:04{comma}000 --> 00:00:05{comma}000\nAté já.\n"
+        ).encode(encoding)
+    )
+    result = make(store, media, "v.webm")
+    written = store.raw_subtitles("a", "pt")
+    assert read_cues(written) == [Cue(1.0, 2.5, "Bom dia, João."), Cue(4.0, 5.0, "Até já.")]
+    if not header:
+        assert [caption.text for caption in webvtt.read(str(written)).captions] == [
+            "Bom dia, João.",
+            "Até já.",
+        ]
+    (broken,) = read_json(store.raw_provenance("a"))["subtitles_broken_cues"]
+    assert broken["name"] == f"v.pt.{suffix}"
+    assert "no readable times: '00:00:03" in broken["reason"]
     assert failed(result) == {"subtitles_readable"}
 
 
@@ -135,7 +177,8 @@ def test_subtitles_that_later_stages_cannot_read_are_named_with_the_line(
     assert read_json(store.raw_provenance("a"))["subtitles_rejected"] == [
         {
             "name": "v.pt.vtt",
-            "reason": "line 3: The cue ends before it starts: '00:00:03.000 --> 00:00:01.000'",
+            "reason": "The subtitle file has no cue that can be read: "
+            "line 3: it ends before it starts: '00:00:03.000 --> 00:00:01.000'",
         }
     ]
 
@@ -304,6 +347,129 @@ def test_a_download_that_cannot_be_decoded_is_fetched_anew(
     assert not store.raw_audio("a").exists()
     site.media["/broken.webm"] = whole
     assert not failed(make(store, media, source))
+
+
+@pytest.mark.parametrize(
+    ("name", "span", "reason"), [("whole", "60,900", "span ends"), ("mute", ",", "no audio track")]
+)
+def test_a_whole_download_that_is_of_no_use_is_not_fetched_again(
+    store: CorpusStore, media: Path, demo: Path, site: Any, name: str, span: str, reason: str
+) -> None:
+    site.media["/whole.webm"] = (demo / "cidade-alex.webm").read_bytes()
+    with av.open(str(media / "mute.webm"), "w") as out:
+        picture = out.add_stream("libvpx", rate=10, width=64, height=64)
+        out.mux([*picture.encode(av.VideoFrame(64, 64, "yuv420p")), *picture.encode(None)])
+    site.media["/mute.webm"] = (media / "mute.webm").read_bytes()
+    csv_path = media / "videos.csv"
+    csv_path.write_text(
+        f"video_id,source,licence,start,end\na,{site.address}/{name}.webm,x,{span}\n"
+    )
+    make_video(store, SETTINGS, csv_path, "a")
+    with pytest.raises(DecodeError, match=reason):
+        make_raw_audio(store, SETTINGS, "a")
+    (kept,) = store.download_dir("a").rglob("media.*")
+    os.utime(kept, (1, 1))
+    with pytest.raises(DecodeError, match=reason):
+        make_raw_audio(store, SETTINGS, "a")
+    assert kept.stat().st_mtime == 1
+
+
+def damaged(source: Path, share: float) -> bytes:
+    """A third into the file so much of it is zeros."""
+    content = source.read_bytes()
+    first, length = len(content) // 3, round(len(content) * share)
+    return content[:first] + bytes(length) + content[first + length :]
+
+
+def test_a_small_hole_is_told_with_its_place(store: CorpusStore, media: Path, demo: Path) -> None:
+    (media / "v.webm").write_bytes(damaged(demo / "feira-dora.webm", 0.001))
+    result = make(store, media, "v.webm")
+    assert failed(result) == {"holes"}
+    ((start_s, end_s),) = read_json(store.raw_provenance("a"))["audio"]["holes"]
+    assert (start_s, end_s) == pytest.approx((24.3, 24.97), abs=0.02)
+    (told,) = (verdict for verdict in result.verdicts if verdict.check == "holes")
+    assert told.value == pytest.approx(0.66 / 77.29, abs=0.001)
+    assert "0.7 s of 77.3 s are missing and silent: 0:00:24.3 to 0:00:25.0." in told.description
+
+
+def test_a_download_of_which_a_large_part_is_missing_is_refused_and_fetched_anew(
+    store: CorpusStore, media: Path, demo: Path, site: Any
+) -> None:
+    site.media["/v.webm"] = damaged(demo / "feira-dora.webm", 0.1)
+    source = f"{site.address}/v.webm"
+    assert failed(make(store, media, source)) == {"complete", "holes"}
+    with pytest.raises(UpstreamError, match=r"complete: 10\.\d s of 77\.3 s are missing"):
+        require(store, "raw_audio", "a")
+    site.media["/v.webm"] = (demo / "feira-dora.webm").read_bytes()
+    assert not failed(make(store, media, source))
+    assert make(store, media, source).skipped
+
+
+def test_where_the_clock_leaps_subtitles_are_kept_and_said_to_be_out_of_step(
+    store: CorpusStore, media: Path, demo: Path, demo_corpus: CorpusStore
+) -> None:
+    with av.open(str(demo / "cidade-alex.webm")) as old, av.open(str(media / "v.webm"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(old.streams.audio[0]):
+            if packet.pts is not None:
+                leap = 100_000 if packet.pts > 20_000 else 0
+                packet.pts = packet.dts = packet.pts + leap
+                packet.stream = stream
+                new.mux(packet)
+    (media / "v.pt.srt").write_text(SRT, encoding="utf-8")
+    assert failed(make(store, media, "v.webm")) == {"clock"}
+    provenance = read_json(store.raw_provenance("a"))
+    assert provenance["subtitles_in_step"] is False
+    assert [entry["language"] for entry in provenance["subtitles"]] == ["pt"]
+    assert read_json(demo_corpus.raw_provenance("feira-dora"))["subtitles_in_step"] is True
+
+
+DECODE_SLOWLY = """
+import sys
+from pathlib import Path
+from xtts_core.corpus.raw_audio import make_raw_audio
+from xtts_core.settings import DatasetSettings
+from xtts_core.store import CorpusStore
+def wait(done, total, unit):
+    print("begun", flush=True)
+    sys.stdin.read()
+make_raw_audio(CorpusStore(Path(sys.argv[1])), DatasetSettings(), sys.argv[2], wait)
+"""
+
+
+@contextmanager
+def decoding(store: CorpusStore, video_id: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of decoding a video."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DECODE_SLOWLY, str(store.root), video_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+
+
+def test_a_killed_run_leaves_nothing_once_it_has_run_again_and_others_are_left_alone(
+    store: CorpusStore, media: Path, demo: Path
+) -> None:
+    csv_path = media / "videos.csv"
+    csv_path.write_text("video_id,source\na,v.webm\nb,w.webm\n")
+    for video_id, name in (("a", "v"), ("b", "w")):
+        shutil.copy(demo / "cidade-alex.webm", media / f"{name}.webm")
+        make_video(store, DatasetSettings(), csv_path, video_id)
+    raw = store.raw_audio("a").parent
+    with decoding(store, "b") as other:
+        with decoding(store, "a") as killed:
+            killed.kill()
+        assert len(list(raw.iterdir())) == 2
+        make_raw_audio(store, DatasetSettings(), "a")
+        assert len(list(raw.glob(".*"))) == 1
+        other.communicate("go on")
+        assert other.returncode == 0
+    assert sorted(file.name for file in raw.iterdir()) == ["a.json", "a.wav", "b.json", "b.wav"]
+    assert store.raw_audio("b").read_bytes() == store.raw_audio("a").read_bytes()
 
 
 def test_without_its_row_nothing_is_decoded(store: CorpusStore) -> None:
