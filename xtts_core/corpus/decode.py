@@ -8,16 +8,16 @@ of the rest: FFmpeg, soxr and NumPy let go of the interpreter's lock.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from xtts_core.corpus.ahead import ahead
 from xtts_core.corpus.containers import (
     PLAYLISTS,
     ends_inside_a_page,
@@ -33,7 +33,6 @@ from xtts_core.store import atomic_file
 
 Float32 = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
-T = TypeVar("T")
 
 BLOCK_VALUES = 1 << 20
 """Frames are gathered to blocks of this many values (samples times channels), at most 8 MB, 11 s
@@ -138,7 +137,7 @@ def decode(
         ):
             track = _Track(source, container, _Holes(start_s, end_s), _Holes(start_s, end_s))
             meter = _Meter()
-            with closing(_ahead(track.blocks())) as blocks:
+            with closing(ahead(track.blocks())) as blocks:
                 for sound in span.cut(_resampled(_mono(blocks))):
                     wav.write(meter.measure(sound))
                     progress(span.position_s, end_s or track.stated_s, "s")
@@ -443,15 +442,6 @@ class _Meter:
         samples = scaled.astype(np.int16)
         self.loudness.feed(samples)
         return samples
-
-
-def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The items; the next one is made in a thread while the last one is used."""
-    with ThreadPoolExecutor(1, "decode") as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 def _all_of(gathered: Any) -> Iterator[Any]:
