@@ -9,7 +9,8 @@ texts come from, and how many clips are rejected.
 - `damaged`: each cue half a second early or late, a fifth of the cues missing and a fifth said in
   other words (paraphrases.tsv). At most 3 % wrong. A bad clip is one whose cues, taken as they
   stand, do not say what is said; it is caught where it is rejected or its text is right.
-- `none`: without subtitles, not worse than the same weights on the true sentences, clip by clip.
+- `none`: without subtitles, not worse than faster-whisper itself with the same weights on the true
+  sentences, one by one.
 
 Bar 1 is the first line: the rolling captions give each spoken word once.
 
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from speed import faster_whisper_itself, sounds_of
 
 from xtts_core.corpus.raw_audio import make_raw_audio
 from xtts_core.corpus.segments import make_segments
@@ -51,7 +53,6 @@ from xtts_core.settings import (
 )
 from xtts_core.store import CorpusStore
 from xtts_core.text import normalize
-from xtts_core.transcription import asr
 from xtts_core.transcription.alignment import words_of
 from xtts_core.transcription.subtitles import Cue, read_cues, words
 from xtts_core.transcription.transcripts import make_transcripts
@@ -62,6 +63,7 @@ LANGUAGE = "pt-BR"
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "feira-dora.webm"
 SHIFT_S = 0.5
 SEED = 1
+BEAM = 5
 MARGIN_S = 0.3
 BARS = {"manual": 0.01, "damaged": 0.03}
 SETTINGS = DatasetSettings(
@@ -167,31 +169,13 @@ def judged(
 
 
 def plain_wer(recording: Path, sentences: Sequence[Mapping[str, Any]], cache: Path) -> float:
-    """Whisper alone on the true sentences, one by one."""
-    import numpy as np
-    import soundfile as sf
-    import soxr
-
-    from xtts_core.corpus.decode import decode
-
-    wav = cache / f"{recording.stem}.wav"
-    decode(recording, wav)
-    settings = SETTINGS.transcription
-    weights = find_weights("base", settings.engine, None, cache)
-    recogniser = asr.load_recogniser(
-        settings.engine, weights, "cpu", settings.beam_size, settings.temperature
-    )
+    """faster-whisper itself on the true sentences, one by one."""
+    hear = faster_whisper_itself(find_weights("base", "faster-whisper", None, cache), BEAM)
     wrong = said = 0
-    for sentence in sentences:
-        first, last = (
-            round((sentence[edge] + margin) * SAMPLE_RATE_HZ)
-            for edge, margin in (("start", -0.1), ("end", 0.25))
-        )
-        sound = sf.read(wav, start=max(0, first), stop=last, dtype="float32")[0]
-        view = soxr.resample(sound.astype(np.float32), SAMPLE_RATE_HZ, asr.SAMPLE_RATE_HZ)
-        heard = recogniser.transcribe(view, LANGUAGE)
+    sounds = sounds_of(recording, sentences, cache)
+    for sentence, heard in zip(sentences, hear(sounds), strict=True):
         truth = words_of(normalize(sentence["spoken"], LANGUAGE))
-        wrong += errors(truth, normalize(heard.text, LANGUAGE))
+        wrong += errors(truth, normalize(heard, LANGUAGE))
         said += len(truth)
     return wrong / said
 

@@ -19,11 +19,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import json
+import math
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,26 +52,31 @@ Audio = npt.NDArray[np.float32]
 Hear = Callable[[Sequence[Audio]], list[str]]
 
 
-def clips_of(recording: Path, folder: Path, most: int) -> tuple[list[Audio], list[str]]:
-    """The sound of each clip at 16 kHz, and what is said in it."""
-    wav = folder / "recording.wav"
+def sounds_of(recording: Path, sentences: Sequence[Mapping[str, Any]], folder: Path) -> list[Audio]:
+    """The sound of each sentence (`start` and `end` in seconds) and its margins, at 16 kHz."""
+    wav = folder / f"{recording.stem}.wav"
     decode(recording, wav)
-    sentences = json.loads(recording.with_suffix(".truth.json").read_text(encoding="utf-8"))
-    spans: list[tuple[float, float, str]] = []
-    for sentence in sentences["speech"]:
-        start_s, end_s = sentence["start"] - BEFORE_S, sentence["end"] + AFTER_S
-        together = spans and end_s - spans[-1][0] <= LONGEST_S
-        if together:
-            start_s, _, before = spans.pop()
-            spans.append((start_s, end_s, f"{before} {sentence['spoken']}"))
-        else:
-            spans.append((start_s, end_s, sentence["spoken"]))
     sounds = []
-    for start_s, end_s, _ in spans[:most]:
-        first, last = round(max(0.0, start_s) * SAMPLE_RATE_HZ), round(end_s * SAMPLE_RATE_HZ)
+    for sentence in sentences:
+        start_s, end_s = max(0.0, sentence["start"] - BEFORE_S), sentence["end"] + AFTER_S
+        first, last = round(start_s * SAMPLE_RATE_HZ), round(end_s * SAMPLE_RATE_HZ)
         sound = sf.read(wav, start=first, stop=last, dtype="float32")[0]
         sounds.append(soxr.resample(sound, SAMPLE_RATE_HZ, asr.SAMPLE_RATE_HZ))
-    return sounds, [spoken for _, _, spoken in spans[:most]]
+    return sounds
+
+
+def joined(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours as one, where both fit into a clip."""
+    found: list[dict[str, Any]] = []
+    for sentence in sentences:
+        length_s = sentence["end"] - found[-1]["start"] + BEFORE_S + AFTER_S if found else math.inf
+        if length_s <= LONGEST_S:
+            before = found.pop()
+            spoken = f"{before['spoken']} {sentence['spoken']}"
+            found.append({"start": before["start"], "end": sentence["end"], "spoken": spoken})
+        else:
+            found.append(dict(sentence))
+    return found
 
 
 def ours(engine: str, weights: Path, beam: int) -> Hear:
@@ -94,8 +100,8 @@ def faster_whisper_itself(weights: Path, beam: int) -> Hear:
 
 def error_rate(said: Sequence[str], heard: Sequence[str]) -> float:
     wrong = total = 0
-    for truth, text in zip(said, heard, strict=True):
-        words = [" ".join(words_of(normalize(side, LANGUAGE))) for side in (truth, text)]
+    for spoken, text in zip(said, heard, strict=True):
+        words = [" ".join(words_of(normalize(side, LANGUAGE))) for side in (spoken, text)]
         errors, count = word_errors(*words)
         wrong, total = wrong + errors, total + count
     return wrong / total
@@ -107,7 +113,10 @@ def main() -> int:
     held = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips, said = clips_of(recording, folder, most)
+        truth = json.loads(recording.with_suffix(".truth.json").read_text(encoding="utf-8"))
+        sentences = joined(truth["speech"])[:most]
+        clips = sounds_of(recording, sentences, folder)
+        said = [sentence["spoken"] for sentence in sentences]
         seconds = sum(map(len, clips)) / asr.SAMPLE_RATE_HZ
         weights = {
             engine: find_weights("base", engine, None, folder / "whisper")
