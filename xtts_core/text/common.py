@@ -1,14 +1,14 @@
 """What the languages in Latin script share: odd characters before the rules, punctuation after.
 
-A language's rules work on text that went through `prepare` and hand it to `finish`.
+A language is a tuple of rules; `normaliser` makes its `normalize` of them.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 
 Rule = Callable[[str], str]
 
@@ -20,15 +20,20 @@ _ODD = re.compile(r"[^\x20-\x7e\u00c0-\u024f]")
 _QUOTES = re.compile(r"[\"`]|'{2,}")
 _APOSTROPHE = re.compile(rf"(?<!{LETTER})'|'(?!{LETTER})")
 _HYPHEN_OUTSIDE_WORD = re.compile(rf"(?<!{LETTER})-|-(?!{LETTER})")
+_EMOTICON = re.compile(r"(?<!\S)(?:[:;=][-']?[()DPp|*3]+|<3+|[xX]D)(?=[\s.,!?]|$)")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_EXPONENT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}]{{2}}|[⁰⁴-⁹])[{_SUPERSCRIPTS}]+")
+_POWER_DIGITS = str.maketrans(_SUPERSCRIPTS, "0123456789")
 _SPOKEN_ODD = {
     **dict.fromkeys("\u2018\u2019\u02bc\u2032\u00b4", "'"),
-    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u2033", '"'),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a", '"'),
     **dict.fromkeys("\u2013\u2014\u2012\u2015", "–"),
     **dict.fromkeys("\u2010\u2011\u2212", "-"),
-    **dict.fromkeys("ªº°²³¹±×÷µ§¿¡€£¥", None),
+    **dict.fromkeys("ªº°²³¹±×÷µ§¿¡€£¥‰≈≠≤≥√∞″", None),
     "¼": " 1/4",
     "½": " 1/2",
     "¾": " 3/4",
+    **dict.fromkeys("⁰⁴⁵⁶⁷⁸⁹", ""),
     "\u2044": "/",
     "\u00ad": "",
     "™": " ",
@@ -36,11 +41,18 @@ _SPOKEN_ODD = {
 }
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a list that is written as one string."""
+    return text.split()
+
+
 def prepare(text: str) -> str:
-    """Unicode NFC with one form of each mark: quotation marks and emoji gone, `–` for every
-    dash, ASCII for every decimal digit, and compatibility characters (`℃`, `㎞`, `…`) spelt out.
+    """Unicode NFC with one form of each mark: quotation marks, emoji and emoticons gone, `–` for
+    every dash, ASCII for every decimal digit, `^` before a power other than ² and ³, marks of
+    notes gone, and compatibility characters (`℃`, `㎞`, `…`) spelt out.
     """
-    text = unicodedata.normalize("NFC", _KEYCAP.sub(" ", text))
+    text = _EMOTICON.sub(" ", unicodedata.normalize("NFC", _KEYCAP.sub(" ", text)))
+    text = _EXPONENT.sub(lambda power: "^" + power[0].translate(_POWER_DIGITS), text)
     text = _ODD.sub(lambda odd: _plain(odd[0]), text)
     text = _APOSTROPHE.sub(" ", _QUOTES.sub(" ", text))
     return re.sub(r"\s+", " ", text).strip()
@@ -91,20 +103,41 @@ def _strongest(run: str) -> str:
     return next(mark for mark in ".;:," if mark in run)
 
 
-def settled(rules: Rule) -> Rule:
-    """`rules` applied until nothing changes any more.
+def when(pattern: str) -> Callable[[Rule], Rule]:
+    """A decorator: a text in which `pattern` does not occur passes the rule as it is."""
+    occurs = re.compile(pattern).search
+
+    def only(rule: Rule) -> Rule:
+        @wraps(rule)
+        def apply(text: str) -> str:
+            return rule(text) if occurs(text) else text
+
+        return apply
+
+    return only
+
+
+def normaliser(rules: Sequence[Rule]) -> Rule:
+    """A language's `normalize`: `prepare`, its own rules in order, `finish`, until nothing
+    changes any more.
 
     One rule can make room for another (a removed symbol may bring `av` and its full stop
     together), so a second pass is what makes normalisation idempotent. It is cheap: the first
     pass leaves nothing but words.
     """
 
-    def apply(text: str) -> str:
-        while (spoken := rules(text)) != text:
+    def normalize(text: str) -> str:
+        while (spoken := _once(text)) != text:
             text = spoken
         return text
 
-    return apply
+    def _once(text: str) -> str:
+        text = prepare(text)
+        for rule in rules:
+            text = rule(text)
+        return finish(text)
+
+    return normalize
 
 
 def followed_by_new_sentence(match: re.Match[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xtts_core.text.common import LETTER, Rule, finish, followed_by_new_sentence, prepare, settled
+from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser
 from xtts_core.text.numbers import INTEGER, MAX_SPOKEN, NUMBER, cardinal, digits, ordinal
 
 _LANGUAGE = "es"
@@ -184,20 +184,12 @@ def symbols(text: str) -> str:
 
 
 _RULES: tuple[Rule, ...] = (
-    prepare,
     currency,
     hours,
     units,
     numbers,
     abbreviations,
     symbols,
-    finish,
 )
 
-
-@settled
-def normalize(text: str) -> str:
-    """`text` in words; see the rules of this module."""
-    for rule in _RULES:
-        text = rule(text)
-    return text
+normalize = normaliser(_RULES)

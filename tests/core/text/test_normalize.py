@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from xtts_core.text import LanguageError, languages, normalize, split_sentences
 
 DEMO = Path(__file__).parents[3] / "examples/demo"
-with (Path(__file__).parent / "pt_br.tsv").open(encoding="utf-8", newline="") as _file:
+with (Path(__file__).parents[2] / "text/pt_br.tsv").open(encoding="utf-8", newline="") as _file:
     CASES = list(csv.DictReader(_file, delimiter="\t", quoting=csv.QUOTE_NONE))
 SENTENCES = [
     sentence

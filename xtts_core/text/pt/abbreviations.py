@@ -1,0 +1,119 @@
+"""Abbreviations, and the letters of the states of Brazil."""
+
+from __future__ import annotations
+
+import re
+
+from xtts_core.text.common import followed_by_new_sentence, when
+
+_ABBREVIATIONS = {
+    "dr": "doutor", "dra": "doutora", "drs": "doutores", "dras": "doutoras",
+    "sr": "senhor", "sra": "senhora", "srs": "senhores", "sras": "senhoras",
+    "srta": "senhorita", "prof": "professor", "profa": "professora", "profs": "professores",
+    "exmo": "excelentíssimo", "exma": "excelentíssima", "ilmo": "ilustríssimo",
+    "ilma": "ilustríssima", "pe": "padre", "fr": "frei", "rev": "reverendo", "eng": "engenheiro",
+    "arq": "arquiteto", "adv": "advogado", "gen": "general", "mal": "marechal", "alm": "almirante",
+    "cel": "coronel", "ten": "tenente", "sgt": "sargento", "maj": "major", "cb": "cabo",
+    "gov": "governador", "pres": "presidente", "dep": "deputado", "sen": "senador",
+    "ver": "vereador", "min": "ministro", "des": "desembargador",
+    "av": "avenida", "rod": "rodovia", "trav": "travessa", "pça": "praça", "jd": "jardim",
+    "al": "alameda", "lgo": "largo", "apto": "apartamento", "bl": "bloco",
+    "sto": "santo", "sta": "santa", "st": "santo",
+    "tel": "telefone", "pág": "página", "págs": "páginas", "pag": "página",
+    "cap": "capítulo", "caps": "capítulos", "art": "artigo", "arts": "artigos", "vol": "volume",
+    "ed": "edição", "fig": "figura", "tab": "tabela", "cf": "confira", "ex": "exemplo",
+    "séc": "século", "sécs": "séculos", "núm": "número", "obs": "observação", "máx": "máximo",
+    "mín": "mínimo", "aprox": "aproximadamente", "vs": "versus", "etc": "etcétera",
+    "ltda": "limitada", "ltd": "limitada", "cia": "companhia", "co": "companhia", "jr": "júnior",
+    "depto": "departamento",
+}  # fmt: skip
+_BEFORE_NAME = {
+    "ver", "ten", "pe", "gen", "mal", "min", "des", "al", "fr", "cb", "sen", "dep", "pres", "gov",
+    "adv", "arq", "alm", "eng", "maj", "rev",
+}  # fmt: skip
+"""Also words or units by themselves: abbreviations only with a capital, before a name."""
+_SMALL_ONLY = {"ed", "tab"}
+_MAY_END_SENTENCE = {"etc", "ltda", "ltd", "jr"}
+_ABBREVIATION = re.compile(rf"(?i)\b({'|'.join(sorted(_ABBREVIATIONS, key=len, reverse=True))})\.")
+_CLOSING = (
+    (re.compile(r"(?<!\w)a\.\s?C\."), "antes de Cristo"),
+    (re.compile(r"(?<!\w)d\.\s?C\."), "depois de Cristo"),
+    (re.compile(r"(?<!\w)p\.\s?p\."), "pontos percentuais"),
+    (re.compile(r"\bS\.\s?A\.|\bS/A\b\.?"), "esse á"),
+)
+_SPECIAL = (
+    (re.compile(r"(?<=\w)\((es|s)\)"), r"\1"),
+    (re.compile(r"(?<=\w)\((?:a|o|as|os)\)"), ""),
+    (re.compile(r"(?i)\bp\.?\s?ex\."), "por exemplo"),
+    (re.compile(r"(?i)\bn(?:\.\s?)?[º°]s\b"), "números"),
+    (re.compile(r"(?i)\bs/\s?n(?:[º°]|\b)"), "sem número"),
+    (re.compile(r"(?i)\bn(?:\.\s?)?[º°](?!\w)"), "número"),
+    (re.compile(r"#\s?(?=\d)"), "número "),
+    (re.compile(r"(?i)\bprof\.?ª\.?|\bprofa\b\.?"), "professora"),
+    (re.compile(r"(?i)\bdr\.?ª\.?"), "doutora"),
+    (re.compile(r"(?i)\bsr\.?ª\.?"), "senhora"),
+    (re.compile(r"\b[Vv]\.\s?[Ee]xa\."), "vossa excelência"),
+    (re.compile(r"\b[Ss]\.\s?[Ee]xa\."), "sua excelência"),
+    (re.compile(r"\b[Vv]\.\s?[Ss]a\."), "vossa senhoria"),
+    (re.compile(r"\bN\.\s?S(?:ra)?\.(?=\s?[A-ZÀ-Ýd])"), "nossa senhora"),
+    (re.compile(r"\bi\.\s?e\."), "isto é"),
+    (re.compile(r"\bc/(?=\s|\w)"), "com "),
+    (re.compile(r"\bp/(?=\s|\w)"), "para "),
+    (re.compile(r"\bs/(?=\s|\w)"), "sem "),
+    (re.compile(r"\bpp\.\s?(?=\d)"), "páginas "),
+    (re.compile(r"\bp\.\s?(?=\d)"), "página "),
+    (re.compile(r"§\s?§"), "parágrafos"),
+    (re.compile(r"\b([NnDd]a|[Àà]|[Pp]ela) R\.\s(?=[A-ZÀ-Ý\d])"), r"\1 rua "),
+    (re.compile(r"\bD\.\s?(?=[A-ZÀ-Ý]\w+[aá]\b)"), "dona "),
+    (re.compile(r"\bD\.\s?(?=(?:Pedro|João|Manuel|Afonso|Sebastião|Miguel|Dinis|Quixote)\b)"),
+     "dom "),
+    (re.compile(r"\bS\.\s?(?=(?:Paulo|João|José|Pedro|Luís|Bernardo|Caetano|Jorge)\b)"), "são "),
+)  # fmt: skip
+
+_STATES = {
+    "AC": "Acre", "AL": "Alagoas", "AP": "Amapá", "AM": "Amazonas", "BA": "Bahia", "CE": "Ceará",
+    "DF": "Distrito Federal", "ES": "Espírito Santo", "GO": "Goiás", "MA": "Maranhão",
+    "MT": "Mato Grosso", "MS": "Mato Grosso do Sul", "MG": "Minas Gerais", "PA": "Pará",
+    "PB": "Paraíba", "PR": "Paraná", "PE": "Pernambuco", "PI": "Piauí", "RJ": "Rio de Janeiro",
+    "RN": "Rio Grande do Norte", "RS": "Rio Grande do Sul", "RO": "Rondônia", "RR": "Roraima",
+    "SC": "Santa Catarina", "SP": "São Paulo", "SE": "Sergipe", "TO": "Tocantins",
+}  # fmt: skip
+_STATE_AFTER_TOWN = re.compile(
+    r"(?<=[a-zà-ÿ])(?:\s?\((?P<a>[A-Z]{2})\)|(?:\s?/\s?|\s[-–]\s|,\s)(?P<b>[A-Z]{2})(?![\w&-]))"
+)
+
+
+def _state(match: re.Match[str]) -> str:
+    name = _STATES.get(match["a"] or match["b"])
+    return f", {name}" if name else match[0]
+
+
+@when(r"[./ª°º#§(]|\b[A-Z]{2}\b")
+def abbreviations(text: str) -> str:
+    """Dr., Sra., Av., nº, etc.: the full stop stays only where it also ends a sentence. The
+    letters of a state after a town, Campinas/SP, are said as its name."""
+
+    def expand(match: re.Match[str]) -> str:
+        short, small = match[1].lower(), match[1].islower()
+        new_sentence = followed_by_new_sentence(match)
+        at_end = not match.string[match.end() :].strip()
+        if short in _BEFORE_NAME and (small or at_end or not new_sentence):
+            return match[0]
+        if short in _SMALL_ONLY and not small:
+            return match[0]
+        words = _ABBREVIATIONS[short]
+        if short == "cap" and new_sentence and not small:
+            words = "capitão"
+        ends = at_end or (short in _MAY_END_SENTENCE and new_sentence)
+        return words + ("." if ends else "")
+
+    for pattern, words in _CLOSING:
+        text = pattern.sub(
+            lambda m, words=words: (  # type: ignore[misc]
+                words + ("." if m[0].endswith(".") and followed_by_new_sentence(m) else "")
+            ),
+            text,
+        )
+    for pattern, words in _SPECIAL:
+        text = pattern.sub(words, text)
+    return _ABBREVIATION.sub(expand, _STATE_AFTER_TOWN.sub(_state, text))

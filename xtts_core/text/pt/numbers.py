@@ -1,0 +1,49 @@
+"""Ordinals, and what digits no other rule has taken."""
+
+from __future__ import annotations
+
+import re
+
+from xtts_core.text.common import LETTER, when
+from xtts_core.text.numbers import INTEGER, NUMBER
+from xtts_core.text.pt.grammar import counts_feminine, number, ordinal
+from xtts_core.text.pt.identifiers import parted
+
+_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})\.?\s?([ºª])(s?)(?!\w)")
+_TYPED_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})([oa])(s?)(?!\w)")
+
+
+@when(r"\d")
+def ordinals(text: str) -> str:
+    """2ª, 1º, 3os, in the gender that the mark shows."""
+
+    def speak(match: re.Match[str]) -> str:
+        value = int(match[1].replace(".", ""))
+        if not 0 < value < 10_000:
+            return match[0]
+        return ordinal(value, match[2] in "ªa", plural=bool(match[3]))
+
+    return _TYPED_ORDINAL.sub(speak, _ORDINAL.sub(speak, text))
+
+
+_PLAIN = re.compile(NUMBER)
+_PLURAL_NOUN_AFTER = re.compile(
+    rf"\s(?!(?:mas|das|dos|nas|nos|às|aos|mais|menos|depois|antes|apenas|as|os)\b){LETTER}+s\b"
+)
+
+
+@when(r"\d")
+def numbers(text: str) -> str:
+    """Cardinals and decimals, in the gender of their noun; `de` after whole millions, and no
+    `um` before mil."""
+
+    def plain(match: re.Match[str]) -> str:
+        if match[0] == "1" and match.string.startswith(" mil ", match.end()):
+            return ""
+        words = number(match[0], counts_feminine(match, plural=match[0] not in {"1", "01"}))
+        of_millions = words.endswith(("lhão", "lhões")) and _PLURAL_NOUN_AFTER.match(
+            match.string, match.end()
+        )
+        return f"{words} de" if of_millions else words
+
+    return _PLAIN.sub(plain, parted(text))

@@ -1,0 +1,140 @@
+"""Ranges, scores, sums, percentages and fractions: how numbers stand to each other."""
+
+from __future__ import annotations
+
+import re
+
+from xtts_core.text.common import LETTER, when
+from xtts_core.text.numbers import NUMBER
+from xtts_core.text.pt.grammar import (
+    cardinal,
+    feminine_noun,
+    integer,
+    number,
+    ordinal,
+    value_of,
+)
+from xtts_core.text.pt.units import UNIT, is_feminine_unit, unit_name
+
+_DASH = r"(?:-|\s?–\s?)"
+_BETWEEN = re.compile(rf"(?i)\b(entre {NUMBER}[h%]?)(?:-|\s?–\s?|\s-\s)(?=\d)")
+_FROM_HOUR = re.compile(
+    rf"(?i)\b(das \d{{1,2}}(?:h(?:[0-5]\d)?|:[0-5]\d)?){_DASH}(?=\d{{1,2}}(?:h|:[0-5]\d))"
+)
+_SPACED = re.compile(rf"(?<![\d,.-])({NUMBER})\s-\s(?=({NUMBER}))")
+_RANGE = re.compile(rf"(?<=[\dh%]){_DASH}(?=\d)(?!\d+-\d)")
+
+
+@when(r"\d")
+def ranges(text: str) -> str:
+    """10-20 and 14h–16h are said with `a`; with `e` after entre, with `às` after das."""
+
+    def spaced(match: re.Match[str]) -> str:
+        rising = value_of(match[1]) < value_of(match[2])
+        return f"{match[1]} a " if rising else match[0]
+
+    text = _FROM_HOUR.sub(r"\1 às ", _BETWEEN.sub(r"\1 e ", text))
+    return _RANGE.sub(" a ", _SPACED.sub(spaced, text))
+
+
+_SCORE = re.compile(r"(?<![\w,.])(\d{1,3})\s?[x×]\s?(\d{1,3})(?![\w²³]|[,.]\d)")
+_SCORE_WORDS = re.compile(
+    r"(?i)\b(?:venc|ganh|perd|empat|gole|derrot|placar|vit[óo]ria|vantagem|resultado|abriu|virou)"
+)
+_TEAM_BEFORE = re.compile(r"(?:^|\s)[A-ZÀ-Ý][\w-]+\s$")
+_TEAM_AFTER = re.compile(r"\s[A-ZÀ-Ý]\w")
+_TIMES = re.compile(r"(?<=\d)\s?[x×]\s?(?=\d)")
+_TIMES_AFTER = re.compile(r"(?<!\d)(\d+)\s?[x×](?!\w)")
+
+
+@when(r"\d\s?[x×]")
+def scores(text: str) -> str:
+    """2x1 between two names or after a word of winning and losing is `dois a um`; else 3x4 is
+    `três por quatro`, and 3x alone `três vezes`."""
+
+    def score(match: re.Match[str]) -> str:
+        before, after = match.string[: match.start()], match.string[match.end() :]
+        teams = _TEAM_BEFORE.search(before) and _TEAM_AFTER.match(after)
+        played = teams or _SCORE_WORDS.search(before[-60:])
+        return f"{match[1]} {'a' if played else 'por'} {match[2]}"
+
+    text = _TIMES.sub(" por ", _SCORE.sub(score, text))
+    return _TIMES_AFTER.sub(lambda m: f"{m[1]} {'vez' if m[1] == '1' else 'vezes'}", text)
+
+
+_OPERATION = re.compile(rf"(?<=\d)\s?([-–x×*/])\s?(?={NUMBER}(?:\s?[-+–x×*/÷]\s?{NUMBER})*\s?=)")
+_OPERATORS = {"-": "menos", "–": "menos", "/": "dividido por"}
+_PRODUCT = re.compile(r"(?<=\d)\s?\*\s?(?=\d)")
+_POWER = re.compile(r"(?<![\d.])(\d+)\s?(?:\^(\d+)|([²³]))")
+_SIGNED = re.compile(r"(?<![\w)])([-+])\s?(?=\d)")
+
+
+@when(r"[-+=~√^²³*]")
+def mathematics(text: str) -> str:
+    """5 - 3 = 2, 10^6, 5², √9, ~50, and the sign of a number; a raised 2 or 3 after a number of
+    four digits is the mark of a note."""
+
+    def power(match: re.Match[str]) -> str:
+        base, exponent, mark = match.groups()
+        if exponent:
+            return f"{base} elevado a {exponent}"
+        if len(base) > 3:
+            return base
+        return f"{base} {'ao quadrado' if mark == '²' else 'ao cubo'}"
+
+    text = _OPERATION.sub(lambda m: f" {_OPERATORS.get(m[1], 'vezes')} ", text)
+    text = _POWER.sub(power, _PRODUCT.sub(" vezes ", text))
+    return re.sub(r"~\s?(?=\d)", "cerca de ", text.replace("√", " raiz quadrada de "))
+
+
+@when(r"\d")
+def signs(text: str) -> str:
+    """-5, + 3."""
+    return _SIGNED.sub(lambda m: "menos " if m[1] == "-" else "mais ", text)
+
+
+_PERCENT = re.compile(rf"((?:(?<![\w)])-)?{NUMBER})\s?([%‰])")
+
+
+@when(r"[%‰]")
+def percentages(text: str) -> str:
+    """70%, 2,5%, 5‰."""
+    return _PERCENT.sub(lambda m: f"{number(m[1])} por {'cento' if m[2] == '%' else 'mil'} ", text)
+
+
+_FRACTION = re.compile(
+    r"(?<![\w/,.])(?:(\d+)\s)?(\d{1,3})/(\d{1,4})(?![\w/]|,\d)"
+    rf"(?:\s(?:({UNIT})(?![\w/²³])|(?!d[aeo]s?\b|e\b|a\b|ou\b)({LETTER}+)))?"
+)
+_PARTS = {2: "meio", 3: "terço", 100: "centésimo", 1000: "milésimo"}
+_SLASH = re.compile(r"(?<=\d)\s?/\s?(?=\d)")
+
+
+@when(r"\d\s?/\s?\d")
+def fractions(text: str) -> str:
+    """1/2, 3/4, and 2 1/2 with its noun between (duas colheres e meia); other slashes between
+    numbers are read `barra`."""
+
+    def part(top: int, bottom: int, feminine: bool) -> str:
+        if bottom == 2:
+            return "meia" if feminine else "meio"
+        name = _PARTS.get(bottom) or (
+            ordinal(bottom) if bottom <= 10 else f"{cardinal(bottom)} avo"
+        )
+        many = top > 1 or (bottom > 10 and bottom not in _PARTS)
+        return f"{cardinal(top)} {name}{'s' if many else ''}"
+
+    def speak(match: re.Match[str]) -> str:
+        whole, upper, lower, unit, noun = match.groups()
+        top, bottom = int(upper), int(lower)
+        if not 0 < top < bottom:
+            return match[0]
+        plural = whole is not None and int(whole) > 1
+        feminine = is_feminine_unit(unit) if unit else feminine_noun(noun, plural)
+        name = unit_name(unit, plural) if unit else noun or ""
+        words = part(top, bottom, feminine)
+        if whole is None:
+            return f"{words} {name}".rstrip()
+        return " ".join(filter(None, (integer(whole, feminine), name, "e", words)))
+
+    return _SLASH.sub(" barra ", _FRACTION.sub(speak, text))

@@ -1,0 +1,133 @@
+"""Units of measure, by the SI and INMETRO: the plural begins at two, symbols have no plural."""
+
+from __future__ import annotations
+
+import re
+
+from xtts_core.text.common import when
+from xtts_core.text.numbers import NUMBER
+from xtts_core.text.pt.grammar import number, value_of
+
+_UNITS = {
+    "km": ("quilômetro", "quilômetros"),
+    "m": ("metro", "metros"),
+    "dm": ("decímetro", "decímetros"),
+    "cm": ("centímetro", "centímetros"),
+    "mm": ("milímetro", "milímetros"),
+    "nm": ("nanômetro", "nanômetros"),
+    "µm": ("micrômetro", "micrômetros"),
+    "km²": ("quilômetro quadrado", "quilômetros quadrados"),
+    "m²": ("metro quadrado", "metros quadrados"),
+    "cm²": ("centímetro quadrado", "centímetros quadrados"),
+    "m³": ("metro cúbico", "metros cúbicos"),
+    "cm³": ("centímetro cúbico", "centímetros cúbicos"),
+    "ha": ("hectare", "hectares"),
+    "″": ("polegada", "polegadas"),
+    "kg": ("quilo", "quilos"),
+    "g": ("grama", "gramas"),
+    "mg": ("miligrama", "miligramas"),
+    "µg": ("micrograma", "microgramas"),
+    "mcg": ("micrograma", "microgramas"),
+    "t": ("tonelada", "toneladas"),
+    "L": ("litro", "litros"),
+    "ml": ("mililitro", "mililitros"),
+    "dl": ("decilitro", "decilitros"),
+    "min": ("minuto", "minutos"),
+    "s": ("segundo", "segundos"),
+    "ms": ("milissegundo", "milissegundos"),
+    "°C": ("grau Celsius", "graus Celsius"),
+    "°F": ("grau Fahrenheit", "graus Fahrenheit"),
+    "°": ("grau", "graus"),
+    "W": ("watt", "watts"),
+    "kW": ("quilowatt", "quilowatts"),
+    "MW": ("megawatt", "megawatts"),
+    "GW": ("gigawatt", "gigawatts"),
+    "kWh": ("quilowatt-hora", "quilowatts-hora"),
+    "MWh": ("megawatt-hora", "megawatts-hora"),
+    "mAh": ("miliampere-hora", "miliamperes-hora"),
+    "mA": ("miliampere", "miliamperes"),
+    "V": ("volt", "volts"),
+    "kV": ("quilovolt", "quilovolts"),
+    "J": ("joule", "joules"),
+    "kJ": ("quilojoule", "quilojoules"),
+    "kPa": ("quilopascal", "quilopascals"),
+    "hPa": ("hectopascal", "hectopascals"),
+    "mmHg": ("milímetro de mercúrio", "milímetros de mercúrio"),
+    "cv": ("cavalo", "cavalos"),
+    "Hz": ("hertz", "hertz"),
+    "kHz": ("quilohertz", "quilohertz"),
+    "MHz": ("megahertz", "megahertz"),
+    "GHz": ("gigahertz", "gigahertz"),
+    "dB": ("decibel", "decibéis"),
+    "kB": ("quilobyte", "quilobytes"),
+    "MB": ("megabyte", "megabytes"),
+    "GB": ("gigabyte", "gigabytes"),
+    "TB": ("terabyte", "terabytes"),
+    "kbps": ("quilobit por segundo", "quilobits por segundo"),
+    "Mbps": ("megabit por segundo", "megabits por segundo"),
+    "Gbps": ("gigabit por segundo", "gigabits por segundo"),
+    "MP": ("megapixel", "megapixels"),
+    "fps": ("quadro por segundo", "quadros por segundo"),
+    "kcal": ("quilocaloria", "quilocalorias"),
+    "cal": ("caloria", "calorias"),
+    "rpm": ("rotação por minuto", "rotações por minuto"),
+    "bpm": ("batimento por minuto", "batimentos por minuto"),
+    "ppm": ("parte por milhão", "partes por milhão"),
+}
+_FEMININE = {"t", "kcal", "cal", "rpm", "ppm", "″"}
+_SPELLINGS = {
+    **{name: name for name in _UNITS},
+    **{"Km": "km", "KM": "km", "Kg": "kg", "KG": "kg", "Cm": "cm", "CM": "cm", "MM": "mm"},
+    **{"l": "L", "ML": "ml", "Ml": "ml", "mL": "ml", "dL": "dl", "seg": "s", "KB": "kB"},
+    **{"KW": "kW", "KWh": "kWh", "kwh": "kWh", "khz": "kHz", "hz": "Hz", "CV": "cv", "db": "dB"},
+    **{f"{name}{power}": name + sign for name in ("km", "m", "cm") for power, sign in ("2²", "3³")},
+    **{"º C": "°C", "ºC": "°C", "° C": "°C", "º F": "°F", "ºF": "°F", "° F": "°F"},
+    **{"mts": "m", "gr": "g", "grs": "g", "kgs": "kg", "kms": "km", "Mb/s": "Mbps"},
+}
+UNIT = "|".join(re.escape(u) for u in sorted(_SPELLINGS, key=len, reverse=True))
+"""Any symbol of a unit, in a regular expression."""
+
+_DIVISORS = {"h": "hora", "s²": "segundo ao quadrado", "un": "unidade", "hab": "habitante"}
+_DIVISOR = "|".join(["dia", "mês", "ano", "pessoa", *map(re.escape, _DIVISORS), UNIT])
+_MEASURE = re.compile(rf"((?:(?<![\w)])-)?{NUMBER})\s?({UNIT})(?:/({_DIVISOR}))?(?![\w²³/])")
+_BARE_UNIT = re.compile(
+    rf"(?<![\w/])(km|Km|KM|kg|Kg|KG|cm|mm|ml|m²|km²)(?:/({_DIVISOR}))?(?![\w²³/])"
+)
+_TYPED_DEGREE = re.compile(
+    r"(?i)\b((?:faz|fez|fazia|fará|girou|gira|virou|marcou|marca|marcava"
+    r"|(?:ângulo|temperatura|mínima|máxima|sensação|inclinação|giro|curva) de)\s-?\d{1,3})\s?º"
+    r"(?!\w|\s?[CF]\b)"
+)
+
+
+def unit_name(symbol: str, plural: bool) -> str:
+    """The name of the unit that `symbol`, in any of its spellings, stands for."""
+    return _UNITS[_SPELLINGS[symbol]][plural]
+
+
+def is_feminine_unit(symbol: str) -> bool:
+    """Whether numbers before the unit take the feminine."""
+    return _SPELLINGS[symbol] in _FEMININE
+
+
+def divisor(name: str) -> str:
+    """What stands after a slash: a unit's name, or the word itself."""
+    if name in _DIVISORS:
+        return _DIVISORS[name]
+    return unit_name(name, plural=False) if name in _SPELLINGS else name
+
+
+@when(r"\d|k[mg]|K[mMgG]|[cm]m|ml|m²")
+def units(text: str) -> str:
+    """2,5 km, 90 km/h, 30 °C, 50 m²: singular below two, gender of the unit, `por` for a slash."""
+
+    def per(name: str | None) -> str:
+        return f" por {divisor(name)}" if name else ""
+
+    def measure(match: re.Match[str]) -> str:
+        amount, symbol, below = match.groups()
+        name = unit_name(symbol, plural=abs(value_of(amount)) >= 2)
+        return f"{number(amount, is_feminine_unit(symbol))} {name}{per(below)}"
+
+    text = _MEASURE.sub(measure, _TYPED_DEGREE.sub(r"\1°", text))
+    return _BARE_UNIT.sub(lambda m: unit_name(m[1], plural=m[2] is not None) + per(m[2]), text)
