@@ -128,7 +128,10 @@ def _marked(row: dict[str, Any], settings: DatasetSettings) -> bool:
     clip = Candidate(
         samples=row["end_sample"] - row["start_sample"],
         **{name: row[name] for name in (*measures, "reverberation_s")},
-        **{name: row[name] for name in ("duration_s", "cut", "clipping_ratio", "snr_db")},
+        **{
+            name: row[name]
+            for name in ("duration_s", "cut", "filled_s", "clipping_ratio", "snr_db")
+        },
         text="",
         tokens=(),
         unknown_token=-1,
