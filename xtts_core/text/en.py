@@ -149,6 +149,9 @@ def abbreviations(text: str) -> str:
 _SYMBOLS = {
     "&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "%": " percent ",
     "°": " degrees ", "#": " number ", "/": " ", "×": " times ", "÷": " divided by ",
+    "^": " to the power of ", "<": " less than ", ">": " greater than ", "±": " plus or minus ",
+    "≥": " greater than or equal to ", "≤": " less than or equal to ", "≈": " about ",
+    "√": " the square root of ", "π": " pi ",
 }  # fmt: skip
 _SYMBOL = re.compile(f"[{re.escape(''.join(_SYMBOLS))}]")
 

@@ -117,10 +117,11 @@ def units(text: str) -> str:
     return _MEASURE.sub(speak, text)
 
 
-_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})\.?\s?([ºª]|er\b|[oa]\b)")
+_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})(?:\.?\s?([ºª])|\.?(er|[oa])\b)")
 _RANGE = re.compile(r"(?<=\d)(?:-|\s?–\s?)(?=\d)")
 _SIGNED = re.compile(r"(?<![\w)])([-+])\s?(?=\d)")
 _FUSED = re.compile(rf"(?<={LETTER})-?(?=\d)|(?<=\d)-?(?={LETTER})")
+_PLAIN = re.compile(rf"{NUMBER}(?=\s(?!(?:a|la|las|para|hasta|y|o|de|en)\b)([a-zà-ÿ]+))?")
 _DOTTED = re.compile(r"(?<![\w,])\d+(?:\.\d+)+(?!\d)")
 
 
@@ -131,20 +132,26 @@ def numbers(text: str) -> str:
         value = int(match[1].replace(".", ""))
         if not 0 < value < 1000:
             return match[1]
-        words = ordinal(value, _LANGUAGE)
-        if match[2] in "ªa":
+        words, mark = ordinal(value, _LANGUAGE), match[2] or match[3]
+        if mark in "ªa":
             return re.sub(r"o\b", "a", words)
-        return re.sub(r"(primer|tercer)o$", r"\1", words) if match[2] == "er" else words
+        return re.sub(r"(primer|tercer)o$", r"\1", words) if mark == "er" else words
 
     def dotted(match: re.Match[str]) -> str:
         if re.fullmatch(INTEGER, match[0]):
             return match[0]
         return " punto ".join(_integer(part) for part in match[0].split("."))
 
+    def plain(match: re.Match[str]) -> str:
+        words = _number(match[0], before_noun=match[1] is not None)
+        if match[1] is None or not match[1].endswith("a" if match[0] == "1" else "as"):
+            return words
+        return re.sub(r"ientos\b", "ientas", re.sub(r"\bun$|ún$", "una", words))
+
     text = _RANGE.sub(" a ", _ORDINAL.sub(ordinal_words, text))
     text = _SIGNED.sub(lambda m: "menos " if m[1] == "-" else "más ", text)
     text = _FUSED.sub(" ", _DOTTED.sub(dotted, text))
-    return re.sub(NUMBER, lambda m: _number(m[0]), text)
+    return _PLAIN.sub(plain, text)
 
 
 _ABBREVIATIONS = {
@@ -174,6 +181,9 @@ def abbreviations(text: str) -> str:
 _SYMBOLS = {
     "&": " y ", "+": " más ", "=": " igual a ", "@": " arroba ", "%": " por ciento ",
     "°": " grados ", "#": " numeral ", "/": " ", "×": " por ", "÷": " entre ", "¿": " ", "¡": " ",
+    "^": " elevado a ", "<": " menor que ", ">": " mayor que ", "±": " más o menos ",
+    "≥": " mayor o igual que ", "≤": " menor o igual que ", "≈": " aproximadamente ",
+    "√": " raíz cuadrada de ", "π": " pi ",
 }  # fmt: skip
 _SYMBOL = re.compile(f"[{re.escape(''.join(_SYMBOLS))}]")
 

@@ -13,8 +13,9 @@ from TTS.tts.layers.xtts.tokenizer import multilingual_cleaners
 
 from xtts_core.text import normalize
 
-DEMO = Path(__file__).parents[3] / "examples/demo"
-with (Path(__file__).parents[2] / "text/pt_br.tsv").open(encoding="utf-8", newline="") as _file:
+REPOSITORY = Path(__file__).parents[3]
+DEMO = REPOSITORY / "examples/demo"
+with (REPOSITORY / "tests/text/pt_br.tsv").open(encoding="utf-8", newline="") as _file:
     TABLE = [row["input"] for row in csv.DictReader(_file, delimiter="\t", quoting=3)]
 WRITTEN = [
     sentence["text"]

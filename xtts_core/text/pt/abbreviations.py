@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xtts_core.text.common import followed_by_new_sentence, when
+from xtts_core.text.common import LETTER, followed_by_new_sentence, when
 
 _ABBREVIATIONS = {
     "dr": "doutor", "dra": "doutora", "drs": "doutores", "dras": "doutoras",
@@ -17,7 +17,7 @@ _ABBREVIATIONS = {
     "gov": "governador", "pres": "presidente", "dep": "deputado", "sen": "senador",
     "ver": "vereador", "min": "ministro", "des": "desembargador",
     "av": "avenida", "rod": "rodovia", "trav": "travessa", "pça": "praça", "jd": "jardim",
-    "al": "alameda", "lgo": "largo", "apto": "apartamento", "bl": "bloco",
+    "al": "alameda", "lgo": "largo", "ap": "apartamento", "apto": "apartamento", "bl": "bloco",
     "sto": "santo", "sta": "santa", "st": "santo",
     "tel": "telefone", "pág": "página", "págs": "páginas", "pag": "página",
     "cap": "capítulo", "caps": "capítulos", "art": "artigo", "arts": "artigos", "vol": "volume",
@@ -34,14 +34,15 @@ _BEFORE_NAME = {
 """Also words or units by themselves: abbreviations only with a capital, before a name."""
 _SMALL_ONLY = {"ed", "tab"}
 _MAY_END_SENTENCE = {"etc", "ltda", "ltd", "jr"}
-_ABBREVIATION = re.compile(rf"(?i)\b({'|'.join(sorted(_ABBREVIATIONS, key=len, reverse=True))})\.")
-_CLOSING = (
+_LONGEST = max(map(len, _ABBREVIATIONS))
+_ABBREVIATION = re.compile(rf"(?<!\w)({LETTER}{{2,{_LONGEST}}})\.")
+_LETTER_PAIRS = (
     (re.compile(r"(?<!\w)a\.\s?C\."), "antes de Cristo"),
     (re.compile(r"(?<!\w)d\.\s?C\."), "depois de Cristo"),
     (re.compile(r"(?<!\w)p\.\s?p\."), "pontos percentuais"),
     (re.compile(r"\bS\.\s?A\.|\bS/A\b\.?"), "esse á"),
 )
-_SPECIAL = (
+_WITH_MARKS = (
     (re.compile(r"(?<=\w)\((es|s)\)"), r"\1"),
     (re.compile(r"(?<=\w)\((?:a|o|as|os)\)"), ""),
     (re.compile(r"(?i)\bp\.?\s?ex\."), "por exemplo"),
@@ -57,6 +58,7 @@ _SPECIAL = (
     (re.compile(r"\b[Vv]\.\s?[Ss]a\."), "vossa senhoria"),
     (re.compile(r"\bN\.\s?S(?:ra)?\.(?=\s?[A-ZÀ-Ýd])"), "nossa senhora"),
     (re.compile(r"\bi\.\s?e\."), "isto é"),
+    (re.compile(r"\be\.\s?g\."), "por exemplo"),
     (re.compile(r"\bc/(?=\s|\w)"), "com "),
     (re.compile(r"\bp/(?=\s|\w)"), "para "),
     (re.compile(r"\bs/(?=\s|\w)"), "sem "),
@@ -88,13 +90,34 @@ def _state(match: re.Match[str]) -> str:
     return f", {name}" if name else match[0]
 
 
-@when(r"[./ª°º#§(]|\b[A-Z]{2}\b")
+@when(r"(?<!\w)\w\.\s?\w\.|S/A")
+def _letter_pairs(text: str) -> str:
+    for pattern, words in _LETTER_PAIRS:
+        text = pattern.sub(
+            lambda m, words=words: (  # type: ignore[misc]
+                words + ("." if m[0].endswith(".") and followed_by_new_sentence(m) else "")
+            ),
+            text,
+        )
+    return text
+
+
+@when(r"[/ª°º#§(]|(?<!\w)\w{1,2}\.\s?\w|[Pp]rofa\b")
+def _with_marks(text: str) -> str:
+    for pattern, words in _WITH_MARKS:
+        text = pattern.sub(words, text)
+    return text
+
+
+@when(rf"(?<!\w)\w{{1,{_LONGEST}}}\.|[/ª°º#§(]|\b[A-Z]{{2}}\b")
 def abbreviations(text: str) -> str:
     """Dr., Sra., Av., nº, etc.: the full stop stays only where it also ends a sentence. The
     letters of a state after a town, Campinas/SP, are said as its name."""
 
     def expand(match: re.Match[str]) -> str:
         short, small = match[1].lower(), match[1].islower()
+        if short not in _ABBREVIATIONS:
+            return match[0]
         new_sentence = followed_by_new_sentence(match)
         at_end = not match.string[match.end() :].strip()
         if short in _BEFORE_NAME and (small or at_end or not new_sentence):
@@ -105,15 +128,8 @@ def abbreviations(text: str) -> str:
         if short == "cap" and new_sentence and not small:
             words = "capitão"
         ends = at_end or (short in _MAY_END_SENTENCE and new_sentence)
-        return words + ("." if ends else "")
+        joined = match.string[match.end() : match.end() + 1].isalnum()
+        return words + ("." if ends else " " if joined else "")
 
-    for pattern, words in _CLOSING:
-        text = pattern.sub(
-            lambda m, words=words: (  # type: ignore[misc]
-                words + ("." if m[0].endswith(".") and followed_by_new_sentence(m) else "")
-            ),
-            text,
-        )
-    for pattern, words in _SPECIAL:
-        text = pattern.sub(words, text)
+    text = _with_marks(_letter_pairs(text))
     return _ABBREVIATION.sub(expand, _STATE_AFTER_TOWN.sub(_state, text))

@@ -35,7 +35,7 @@ _READ = {"www": "dáblio dáblio dáblio", "tv": "tê vê"}
 _CONSONANTS = re.compile(r"(?i)[b-df-hj-np-tv-z]{1,5}")
 
 
-@when(r"[.@]")
+@when(r"\w\.\w|@|://")
 def addresses(text: str) -> str:
     """E-mail addresses, URLs and @names sign by sign; the protocol is not read, and what has no
     vowel is spelt."""

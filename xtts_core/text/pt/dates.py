@@ -11,7 +11,7 @@ _MONTH = "|".join(MONTHS)
 _SHORT_MONTHS = {name[:3]: name for name in MONTHS}
 _SHORT_MONTH = "|".join(_SHORT_MONTHS)
 
-_DATE = re.compile(r"(?<![\d/.])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/]|\.\d|-\d)")
+_DATE = re.compile(r"(?<![\d/.])(\d{1,2})º?([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/]|\.\d|-\d)")
 _ISO_DATE = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
 _NAMED_DATE = re.compile(
     rf"(?i)(?<![\d/])(\d{{1,2}})([/-])({_SHORT_MONTH})\2(\d{{4}}|\d{{2}})(?!\d)"
@@ -20,8 +20,9 @@ _SHORT_MONTH_AFTER_DAY = re.compile(
     rf"(?i)(\d[ºo]?)\s(?:de\s)?({_SHORT_MONTH})\.(?:\s(?:de\s)?(?=\d))?"
 )
 _DAY_MONTH = re.compile(r"(?<![\d/,.])(\d{1,2})/(\d{2})(?![\d/])(\sd[aeo]s?\b)?")
-_SAID_DAY_MONTH = re.compile(r"(?i)(?<=\bdia )(\d{1,2})/(\d{1,2})(?![\d/])")
+_SAID_DAY_MONTH = re.compile(r"(?i)\b(dia|a partir de|desde) (\d{1,2})/(\d{1,2})(?![\d/])")
 _MONTH_YEAR = re.compile(r"(?<![\d/.])(\d{1,2})/(\d{4})(?![\d/])")
+_SHORT_MONTH_YEAR = re.compile(rf"(?i)(?<!\w)({_SHORT_MONTH})\.?/(\d{{4}})(?!\d)")
 _FIRST_DAY = re.compile(rf"(?i)\b0?1\s?(?:\.?[ºo])?(?=\s+de\s+(?:{_MONTH})\b)")
 _PADDED_DAY = re.compile(rf"(?i)\b0([2-9])(?=\s+de\s+(?:{_MONTH})\b)")
 
@@ -53,6 +54,10 @@ def dates(text: str) -> str:
             return match[0]
         return (date + of) if (date := _date(day, month, None)) else match[0]
 
+    def said(match: re.Match[str]) -> str:
+        date = _date(match[2], match[3], None)
+        return f"{match[1]} {date}" if date else match[0]
+
     def month_and_year(match: re.Match[str]) -> str:
         month = int(match[1])
         return f"{MONTHS[month - 1]} de {integer(match[2])}" if 1 <= month <= 12 else match[0]
@@ -60,8 +65,11 @@ def dates(text: str) -> str:
     text = _DATE.sub(lambda m: _date(m[1], m[3], m[4]) or m[0], text)
     text = _ISO_DATE.sub(lambda m: _date(m[3], m[2], m[1]) or m[0], text)
     text = _SHORT_MONTH_AFTER_DAY.sub(written_out, _NAMED_DATE.sub(named, text))
-    text = _SAID_DAY_MONTH.sub(lambda m: _date(m[1], m[2], None) or m[0], text)
+    text = _SAID_DAY_MONTH.sub(said, text)
     text = _MONTH_YEAR.sub(month_and_year, _DAY_MONTH.sub(day_and_month, text))
+    text = _SHORT_MONTH_YEAR.sub(
+        lambda m: f"{_SHORT_MONTHS[m[1].lower()]} de {integer(m[2])}", text
+    )
     return _PADDED_DAY.sub(r"\1", _FIRST_DAY.sub("primeiro", text))
 
 

@@ -140,9 +140,16 @@ def to_feminine(words: str) -> str:
 # --- numerals ---------------------------------------------------------------------------------
 
 
+_E_INSIDE = re.compile(rf"(?<=lhão|hões) e (?=.*\b(?:{SCALES})\b \S)")
+
+
 def cardinal(value: int, feminine: bool = False) -> str:
-    """The words of a whole number."""
-    words = spoken_cardinal(value, LANGUAGE)
+    """The words of a whole number.
+
+    num2words says `e` after every million before fewer than a hundred thousands; it belongs
+    before the last group alone (Cunha & Cintra): dois milhões oitenta mil e cinco.
+    """
+    words = _E_INSIDE.sub(" ", spoken_cardinal(value, LANGUAGE))
     return to_feminine(words) if feminine else words
 
 

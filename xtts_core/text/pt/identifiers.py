@@ -10,7 +10,7 @@ from xtts_core.text.pt.acronyms import acronym
 from xtts_core.text.pt.grammar import digit_by_digit, integer, spelled
 
 _TELEPHONE = re.compile(
-    r"(?<![\w.,/-])(?:\+\d{1,3}[\s-]?)?(?:\(\d{2,3}\)\s?|\b\d{2}\s)?9?\d{4}-\d{4}(?![\w/-])"
+    r"(?<![\w.,/-])(?:\+\d{1,3}[\s-]?)?(?:\(\d{2,3}\)\s?|\b\d{2}\s)?(?:9\s?)?\d{4}-\d{4}(?![\w/-])"
     r"|(?<![\w.,-])0[3589]00[\s-]?\d{3}[\s-]?\d{3,4}(?!\w)"
 )
 _YEARS = re.compile(r"((?:1[0-9]|20)\d{2})-((?:1[0-9]|20)\d{2})")

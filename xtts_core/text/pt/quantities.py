@@ -44,13 +44,14 @@ _SCORE_WORDS = re.compile(
 _TEAM_BEFORE = re.compile(r"(?:^|\s)[A-ZÀ-Ý][\w-]+\s$")
 _TEAM_AFTER = re.compile(r"\s[A-ZÀ-Ý]\w")
 _TIMES = re.compile(r"(?<=\d)\s?[x×]\s?(?=\d)")
-_TIMES_AFTER = re.compile(r"(?<!\d)(\d+)\s?[x×](?!\w)")
+_TIMES_AFTER = re.compile(r"(?<!\d)(\d+)\s?[x×](?:/(dia|semana|mês|ano|hora))?(?!\w)")
+_MATCH = re.compile(r"(?<=\w) [x×] (?=[A-ZÀ-Ý])")
 
 
-@when(r"\d\s?[x×]")
+@when(r"(?:\d\s?|\w )[x×]")
 def scores(text: str) -> str:
-    """2x1 between two names or after a word of winning and losing is `dois a um`; else 3x4 is
-    `três por quatro`, and 3x alone `três vezes`."""
+    """Brasil x Chile; 2x1 between two names or after a word of winning and losing is
+    `dois a um`; else 3x4 is `três por quatro`, and 3x alone `três vezes`."""
 
     def score(match: re.Match[str]) -> str:
         before, after = match.string[: match.start()], match.string[match.end() :]
@@ -58,8 +59,16 @@ def scores(text: str) -> str:
         played = teams or _SCORE_WORDS.search(before[-60:])
         return f"{match[1]} {'a' if played else 'por'} {match[2]}"
 
+    def times(match: re.Match[str]) -> str:
+        name = "vez" if match[1] == "1" else "vezes"
+        return f"{match[1]} {name}" + (f" por {match[2]}" if match[2] else "")
+
+    def opponents(match: re.Match[str]) -> str:
+        home = _TEAM_BEFORE.search(f"{match.string[: match.start()]} ")
+        return " versus " if home else match[0]
+
     text = _TIMES.sub(" por ", _SCORE.sub(score, text))
-    return _TIMES_AFTER.sub(lambda m: f"{m[1]} {'vez' if m[1] == '1' else 'vezes'}", text)
+    return _MATCH.sub(opponents, _TIMES_AFTER.sub(times, text))
 
 
 _OPERATION = re.compile(rf"(?<=\d)\s?([-–x×*/])\s?(?={NUMBER}(?:\s?[-+–x×*/÷]\s?{NUMBER})*\s?=)")

@@ -72,6 +72,7 @@ _UNITS = {
     "cal": ("caloria", "calorias"),
     "rpm": ("rotação por minuto", "rotações por minuto"),
     "bpm": ("batimento por minuto", "batimentos por minuto"),
+    "hab": ("habitante", "habitantes"),
     "ppm": ("parte por milhão", "partes por milhão"),
 }
 _FEMININE = {"t", "kcal", "cal", "rpm", "ppm", "″"}
@@ -94,7 +95,7 @@ _BARE_UNIT = re.compile(
     rf"(?<![\w/])(km|Km|KM|kg|Kg|KG|cm|mm|ml|m²|km²)(?:/({_DIVISOR}))?(?![\w²³/])"
 )
 _TYPED_DEGREE = re.compile(
-    r"(?i)\b((?:faz|fez|fazia|fará|girou|gira|virou|marcou|marca|marcava"
+    r"(?i)\b((?:faz|fez|fazia|fará|girou|gira|virou|marcou|marca|marcava|chegou a|chega a"
     r"|(?:ângulo|temperatura|mínima|máxima|sensação|inclinação|giro|curva) de)\s-?\d{1,3})\s?º"
     r"(?!\w|\s?[CF]\b)"
 )
@@ -117,6 +118,9 @@ def divisor(name: str) -> str:
     return unit_name(name, plural=False) if name in _SPELLINGS else name
 
 
+_METRES_AND = re.compile(r"(?<![\w,.])(\d)\s?m\s?(\d\d)(?![\w,.]\d|\w)")
+
+
 @when(r"\d|k[mg]|K[mMgG]|[cm]m|ml|m²")
 def units(text: str) -> str:
     """2,5 km, 90 km/h, 30 °C, 50 m²: singular below two, gender of the unit, `por` for a slash."""
@@ -129,5 +133,6 @@ def units(text: str) -> str:
         name = unit_name(symbol, plural=abs(value_of(amount)) >= 2)
         return f"{number(amount, is_feminine_unit(symbol))} {name}{per(below)}"
 
+    text = _METRES_AND.sub(r"\1 m e \2", text)
     text = _MEASURE.sub(measure, _TYPED_DEGREE.sub(r"\1°", text))
     return _BARE_UNIT.sub(lambda m: unit_name(m[1], plural=m[2] is not None) + per(m[2]), text)
