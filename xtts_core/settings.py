@@ -133,7 +133,7 @@ class TranscriptionSettings(_Section):
     use_subtitles: bool = True
     use_auto_subtitles: bool = False
     verify_subtitles: bool = True
-    max_disagreement: float = Field(0.1, gt=0, le=1)
+    max_disagreement: float = Field(0.13, gt=0, le=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -30,7 +30,6 @@ import csv
 import json
 import platform
 import random
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -180,20 +179,16 @@ def plain_wer(recording: Path, sentences: Sequence[Mapping[str, Any]], cache: Pa
     return wrong / said
 
 
-def bare(text: str) -> str:
-    """A text as automatic captions write it: no case, and no mark but inside numbers."""
-    return re.sub(r"[.,?!;:]+(?=\s|$)", "", text.lower())
-
-
 def rolling_holds(recording: Path, sentences: Sequence[Mapping[str, Any]]) -> bool:
     path = recording.with_suffix(".pt-orig.vtt")
     if not path.exists():
         print(f"no rolling captions: {path.name}")
         return True
-    found = bare(" ".join(word.text for word in words(path)))
-    truth = bare(" ".join(sentence["text"] for sentence in sentences))
+    shown = " ".join(word.text for word in words(path))
+    found = words_of(normalize(shown, LANGUAGE))
+    truth = [word for s in sentences for word in words_of(normalize(s["spoken"], LANGUAGE))]
     print(
-        f"rolling captions: {len(found.split())} words, {len(truth.split())} were said: "
+        f"rolling captions: {len(found)} words, {len(truth)} were said: "
         f"{'equal' if found == truth else 'NOT EQUAL'}"
     )
     return found == truth

@@ -10,9 +10,9 @@ are taken then, since a person wrote them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from xtts_core.transcription.subtitles import Cue
 
@@ -29,6 +29,9 @@ MAX_UNWRITTEN_LETTERS = 8
 """More heard letters than this, in two words and more, where a cue begins or ends: a cue is missing
 there. Less may be the recogniser's slip."""
 
+FEWEST_CHARACTERS = 40
+"""A shorter cue is divided by this: one letter that was heard wrongly is much of a `sim`."""
+
 _WORD = re.compile(r"\w[\w'-]*")
 
 Normalise = Callable[[str], str]
@@ -39,8 +42,8 @@ class Spoken:
     """The part of the cues that a clip speaks.
 
     `text` as it is written, None where an edge of the clip lies within an expression that is only
-    spoken as a whole (`R$ 7,50`); `cer` its character error rate against what was heard, both
-    normalised and without punctuation, of the stretch that both have; `complete` whether the cues
+    spoken as a whole (`R$ 7,50`); `cer` the character error rate between it and what was heard,
+    normalised and without punctuation, of the cue that differs most; `complete` whether the cues
     have all that was heard.
     """
 
@@ -65,33 +68,19 @@ def spoken_part(
     written = _Written(near, normalise)
     if not said or not written.words:
         return None
-    first, last, alone = _fit(said, written, start_s, end_s)
-    if first == last:
+    fit = _fit(said, written, start_s, end_s)
+    if fit.first == fit.last:
         return None
-    unwritten = _unwritten(said, alone, written)
-    common = " ".join(word for index, word in enumerate(said) if index not in unwritten)
     return Spoken(
-        text=written.text(first, last),
-        cer=character_error_rate(" ".join(written.words[first:last]), common),
-        complete=not unwritten,
+        text=written.text(fit.first, fit.last),
+        cer=max(_disagreements(said, written, fit)),
+        complete=not _unwritten(said, written, fit),
     )
 
 
 def words_of(text: str) -> list[str]:
     """The words of a normalised text, without punctuation."""
     return _WORD.findall(text)
-
-
-def character_error_rate(reference: str, other: str) -> float:
-    """The least number of characters to change, add or remove, per character of `reference`.
-
-    1 for an empty reference, unless both are.
-    """
-    from rapidfuzz.distance import Levenshtein
-
-    if not reference:
-        return float(bool(other))
-    return Levenshtein.distance(reference, other) / len(reference)
 
 
 class _Written:
@@ -141,11 +130,18 @@ class _Written:
         return " ".join(tokens[cuts[begin] : cuts[end]])
 
 
-def _fit(
-    said: Sequence[str], written: _Written, start_s: float, end_s: float
-) -> tuple[int, int, list[tuple[int, int]]]:
-    """The stretch of the written words, first and one past the last, that is nearest to what was
-    said; and for each word said without a partner its index and where it stands in the written."""
+@dataclass(frozen=True)
+class _Fit:
+    """The stretch of the written words, `first` and one past the `last`, that is nearest to what
+    was said; where each word that was said stands in it; and which of these have no partner."""
+
+    first: int
+    last: int
+    places: Sequence[int]
+    alone: frozenset[int]
+
+
+def _fit(said: Sequence[str], written: _Written, start_s: float, end_s: float) -> _Fit:
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cdist
 
@@ -173,19 +169,22 @@ def _fit(
             )
         costs.append(row)
     last = min(range(count + 1), key=lambda at: costs[-1][at] + edge(at, end_s))
-    at, index, alone = last, len(said), []
+    at, index = last, len(said)
+    places, alone = [0] * len(said), set()
     while index:
         word = said[index - 1]
         if at and costs[index][at] == costs[index - 1][at - 1] + changed[index - 1][at - 1]:
             index, at = index - 1, at - 1
+            places[index] = at
         elif costs[index][at] == costs[index - 1][at] + _cost(word):
             index -= 1
-            alone.append((index, at))
+            places[index] = at
+            alone.add(index)
         else:
             at -= 1
     while at and costs[0][at] == costs[0][at - 1] + _cost(written.words[at - 1]):
         at -= 1
-    return at, last, alone[::-1]
+    return _Fit(at, last, places, frozenset(alone))
 
 
 def _cost(word: str) -> int:
@@ -193,13 +192,11 @@ def _cost(word: str) -> int:
     return len(word) + 1
 
 
-def _unwritten(
-    said: Sequence[str], alone: Sequence[tuple[int, int]], written: _Written
-) -> set[int]:
+def _unwritten(said: Sequence[str], written: _Written, fit: _Fit) -> set[int]:
     """The heard words where a cue is missing: some that stand where one begins or ends."""
     by_place: dict[int, list[int]] = {}
-    for index, at in alone:
-        by_place.setdefault(at, []).append(index)
+    for index in sorted(fit.alone):
+        by_place.setdefault(fit.places[index], []).append(index)
     return {
         index
         for at, indices in by_place.items()
@@ -208,3 +205,24 @@ def _unwritten(
         and sum(len(said[index]) for index in indices) > MAX_UNWRITTEN_LETTERS
         for index in indices
     }
+
+
+def _disagreements(said: Sequence[str], written: _Written, fit: _Fit) -> Iterator[float]:
+    """The character error rate of the part of each cue that is spoken."""
+    from rapidfuzz.distance import Levenshtein
+
+    unwritten = _unwritten(said, written, fit)
+    for start, end in pairwise(written.starts):
+        first, last = max(start, fit.first), min(end, fit.last)
+        if first >= last:
+            continue
+        # What stands after the last word belongs to the last cue.
+        until = last + 1 if last == fit.last else last
+        heard = (
+            word
+            for index, word in enumerate(said)
+            if first <= fit.places[index] < until and index not in unwritten
+        )
+        shown = " ".join(written.words[first:last])
+        distance = Levenshtein.distance(shown, " ".join(heard))
+        yield distance / max(len(shown), FEWEST_CHARACTERS)
