@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,27 @@ from hypothesis import strategies as st
 
 from xtts_core.text import LanguageError, languages, normalize, split_sentences
 
-DEMO = Path(__file__).parents[3] / "examples/demo"
-with (Path(__file__).parents[2] / "text/pt_br.tsv").open(encoding="utf-8", newline="") as _file:
+REPOSITORY = Path(__file__).parents[3]
+DEMO = REPOSITORY / "examples/demo"
+with (REPOSITORY / "tests/text/pt_br.tsv").open(encoding="utf-8", newline="") as _file:
     CASES = list(csv.DictReader(_file, delimiter="\t", quoting=csv.QUOTE_NONE))
 SENTENCES = [
     sentence
     for name in ("feira-dora", "cidade-alex")
     for sentence in json.loads((DEMO / f"{name}.truth.json").read_text(encoding="utf-8"))["speech"]
 ]
-ODD = st.sampled_from([*"0123456789.,-/:%$€£°ºª²h  '\"“()–—&@#+=!?…IVX½", " R$ ", "av", "dr"])
+ODD = st.sampled_from(
+    [*"0123456789.,-/:%$€£°ºª²⁶^~√h  '\"“()–—&@#+=!?…IVX½", " R$ ", "av", "dr", "km", " x ", "1/2"]
+)
 TEXTS = st.lists(
     st.one_of(st.text(max_size=8), ODD, st.sampled_from([c["input"] for c in CASES])), max_size=8
 ).map("".join)
+WORDS = sorted({w for s in SENTENCES for w in re.findall(r"[a-zà-ÿ]{4,}", s["spoken"])})
+MARKED = st.lists(
+    st.tuples(st.sampled_from(WORDS), st.sampled_from(["", ",", ";", ":", ".", "?", "!", "..."])),
+    min_size=1,
+    max_size=12,
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{c['rule']}-{c['input']}" for c in CASES])
@@ -32,6 +42,12 @@ def test_the_table_of_brazilian_portuguese_holds(case: dict[str, str]) -> None:
 @pytest.mark.parametrize("sentence", SENTENCES, ids=[s["text"] for s in SENTENCES])
 def test_a_written_sentence_and_its_spoken_form_become_one(sentence: dict[str, str]) -> None:
     assert normalize(sentence["text"], "pt") == normalize(sentence["spoken"], "pt")
+
+
+def test_the_rules_of_the_table_are_those_of_the_documentation() -> None:
+    page = (REPOSITORY / "docs/text.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^### `(\w+)`$", page, flags=re.MULTILINE)
+    assert sorted(documented) == sorted({case["rule"] for case in CASES} | {"signs"})
 
 
 @settings(deadline=None, max_examples=300)
@@ -46,8 +62,18 @@ def test_normalising_twice_changes_nothing(text: str, language: str) -> None:
 def test_no_digit_quote_or_symbol_is_left(text: str, language: str) -> None:
     spoken = normalize(text, language)
     assert all(c.isalpha() or c in " .,?!;:'-" for c in spoken)
-    assert spoken == spoken.strip()
+    assert spoken == " ".join(spoken.split())
+    assert spoken == spoken.lower()
     assert not set(spoken) & set("ªº")
+
+
+@settings(deadline=None, max_examples=200)
+@given(MARKED, st.sampled_from(["pt", "en", "es"]))
+def test_marks_that_carry_prosody_stay_where_they_are(
+    marked: list[tuple[str, str]], language: str
+) -> None:
+    text = " ".join(word + mark for word, mark in marked)
+    assert normalize(text.title(), language) == text
 
 
 def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
@@ -70,6 +96,13 @@ def test_a_region_is_spoken_by_its_language(tag: str) -> None:
         ("en", "It's 50% off & 2.5 km away.",
          "it's fifty percent off and two point five kilometers away."),
         ("en", "At 10:05 St. Paul's opened.", "at ten oh five saint paul's opened."),
+        ("en", "Mrs. Lee ran 26.2 miles in 1 km splits.",
+         "missus lee ran twenty six point two miles in one kilometer splits."),
+        ("en", "Section 3, the 101st page: -5 °C, 10⁶ cells.",
+         "section three, the one hundred and first page: minus five degrees celsius, "
+         "ten to the power of six cells."),
+        ("es", "El 1er piso, 21 casas y 3,05 km.",
+         "el primer piso, veintiuna casas y tres coma cero cinco kilómetros."),
         ("es", "La Sra. López pagó 7,50 €.",
          "la señora lópez pagó siete euros con cincuenta céntimos."),
         ("es", "El 2º piso, 65.000 personas y 20 %.",
