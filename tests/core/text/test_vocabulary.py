@@ -18,6 +18,18 @@ def test_real_sentences_hold_no_unknown_word(name: str) -> None:
         assert oov_rate(sentence["spoken"], "pt-BR") == 0.0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "comeríamos, vendessem, fizéssemos, comeram, trouxemos, dir-lhe-ia",
+        "bonitinhas cafezinho lindíssima feirantes xícaras quilômetros",
+        "joão beatriz tocantins curitiba corinthians",
+    ],
+)
+def test_inflected_forms_and_usual_names_are_known(text: str) -> None:
+    assert oov_rate(text, "pt") == 0.0
+
+
 def test_misheard_words_count() -> None:
     assert oov_rate("o preço dos alementos", "pt") == 0.25
     assert oov_rate("hapadura mandiocca", "pt") == 1.0
