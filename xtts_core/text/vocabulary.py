@@ -17,7 +17,7 @@ def oov_rate(text: str, language: str) -> float:
 
     The vocabulary is the largest list of wordfreq 3.1.1 for the language (pt: 268 000 inflected
     forms): every form seen at least once in a hundred million words, a Zipf frequency of 1.0 or
-    more. On the sentences of the demo it is 0.000; on what Whisper `base` hears of them it is 0.014,
+    more. On the sentences of the demo it is 0.000; on what Whisper `base` hears of them, 0.014,
     0.042 and 0.073 at word error rates of 6 % (clean), 20 % and 42 % (white noise, 5 and 0 dB).
 
     Each part of a hyphenated word counts by itself. Names are no errors of a recogniser: a word
