@@ -16,7 +16,7 @@ from xtts_core.text.pt.addresses import addresses
 from xtts_core.text.pt.currency import currency
 from xtts_core.text.pt.dates import dates, hours, years
 from xtts_core.text.pt.identifiers import codes, documents, telephones, versions
-from xtts_core.text.pt.numbers import numbers, ordinals
+from xtts_core.text.pt.numbers import decimals, numbers, ordinals
 from xtts_core.text.pt.quantities import fractions, mathematics, percentages, ranges, scores, signs
 from xtts_core.text.pt.roman import roman_numerals
 from xtts_core.text.pt.symbols import symbols
@@ -29,6 +29,7 @@ _RULES: tuple[Rule, ...] = (
     years,
     telephones,
     documents,
+    decimals,
     currency,
     mathematics,
     scores,

@@ -72,6 +72,8 @@ _WITH_MARKS = (
     (re.compile(r"\bS\.\s?(?=(?:Paulo|João|José|Pedro|Luís|Bernardo|Caetano|Jorge)\b)"), "são "),
 )  # fmt: skip
 
+_NAME_AFTER = re.compile(r"\s?[A-ZÀ-Ý][a-zà-ÿ]")
+
 _STATES = {
     "AC": "Acre", "AL": "Alagoas", "AP": "Amapá", "AM": "Amazonas", "BA": "Bahia", "CE": "Ceará",
     "DF": "Distrito Federal", "ES": "Espírito Santo", "GO": "Goiás", "MA": "Maranhão",
@@ -125,7 +127,7 @@ def abbreviations(text: str) -> str:
         if short in _SMALL_ONLY and not small:
             return match[0]
         words = _ABBREVIATIONS[short]
-        if short == "cap" and new_sentence and not small:
+        if short == "cap" and _NAME_AFTER.match(match.string, match.end()) and not small:
             words = "capitão"
         ends = at_end or (short in _MAY_END_SENTENCE and new_sentence)
         joined = match.string[match.end() : match.end() + 1].isalnum()

@@ -11,7 +11,7 @@ _SPELT = frozenset(words_of("BNDES OEA UTI IPI IR AGU EPI TRE TCE CEO UE UPP"))
 _READ = frozenset(
     words_of(
         """PIB ONG CEP AIDS LED WEB POP TOP VIP PET GIF CHIP CHAT PIX PSOL DOPS UERJ UNB MEC PAC
-        SAC OK SHOW ROCK GOLF STOP"""
+        SAC IDEB OK SHOW ROCK GOLF STOP"""
     )
 )
 _WORDS = frozenset(

@@ -20,7 +20,7 @@ _SHORT_MONTH_AFTER_DAY = re.compile(
     rf"(?i)(\d[ºo]?)\s(?:de\s)?({_SHORT_MONTH})\.(?:\s(?:de\s)?(?=\d))?"
 )
 _DAY_MONTH = re.compile(r"(?<![\d/,.])(\d{1,2})/(\d{2})(?![\d/])(\sd[aeo]s?\b)?")
-_SAID_DAY_MONTH = re.compile(r"(?i)\b(dia|a partir de|desde) (\d{1,2})/(\d{1,2})(?![\d/])")
+_SAID_DAY_MONTH = re.compile(r"(?i)\b(dia|a partir de|desde|até|em) (\d{1,2})/(\d{1,2})(?![\d/])")
 _MONTH_YEAR = re.compile(r"(?<![\d/.])(\d{1,2})/(\d{4})(?![\d/])")
 _SHORT_MONTH_YEAR = re.compile(rf"(?i)(?<!\w)({_SHORT_MONTH})\.?/(\d{{4}})(?!\d)")
 _FIRST_DAY = re.compile(rf"(?i)\b0?1\s?(?:\.?[ºo])?(?=\s+de\s+(?:{_MONTH})\b)")
@@ -56,7 +56,8 @@ def dates(text: str) -> str:
 
     def said(match: re.Match[str]) -> str:
         date = _date(match[2], match[3], None)
-        return f"{match[1]} {date}" if date else match[0]
+        part = match[1].lower() in {"até", "em"} and int(match[2]) <= int(match[3])
+        return f"{match[1]} {date}" if date and not part else match[0]
 
     def month_and_year(match: re.Match[str]) -> str:
         month = int(match[1])

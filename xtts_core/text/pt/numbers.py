@@ -8,6 +8,7 @@ from xtts_core.text.common import LETTER, when
 from xtts_core.text.numbers import INTEGER, NUMBER
 from xtts_core.text.pt.grammar import counts_feminine, number, ordinal
 from xtts_core.text.pt.identifiers import parted
+from xtts_core.text.pt.units import UNIT
 
 _ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})\.?\s?([ºª])(s?)(?!\w)")
 _TYPED_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})([oa])(s?)(?!\w)")
@@ -24,6 +25,19 @@ def ordinals(text: str) -> str:
         return ordinal(value, match[2] in "ªa", plural=bool(match[3]))
 
     return _TYPED_ORDINAL.sub(speak, _ORDINAL.sub(speak, text))
+
+
+_DECIMAL_POINT = re.compile(
+    rf"(?<=[$€£¥])(\s?\d+)\.(\d\d)(?![.,]?\d)|(?<![\w.,])(\d+)\.(\d\d?)(?=\s?(?:%|(?:{UNIT})(?!\w)))"
+)
+
+
+@when(r"\d\.\d")
+def decimals(text: str) -> str:
+    """A point before one or two digits marks decimals in money, measures and percentages."""
+    return _DECIMAL_POINT.sub(
+        lambda m: f"{m[1]},{m[2]}" if m[1] is not None else f"{m[3]},{m[4]}", text
+    )
 
 
 _PLAIN = re.compile(NUMBER)

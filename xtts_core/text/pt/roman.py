@@ -8,19 +8,20 @@ from xtts_core.text.common import when
 from xtts_core.text.pt.grammar import cardinal, feminine_noun, ordinal
 
 _ROMAN = r"(?=[IVX]|[LC][IVXLC])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
+_ROMANS = rf"{_ROMAN}(?:(?:, | e | a | ao | à ){_ROMAN})*"
+_EACH = re.compile("[IVXLC]+")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _RANKED = re.compile(
-    r"(?<!\w)((?i:séculos?|capítulos?|canto|cena|ato|papa|rei|rainha|dom|imperador|bento|pio|leão|"
+    r"(?<!\w)((?i:séculos?|capítulos?|cantos?|cenas?|atos?|papa|rei|rainha|dom|imperador|bento|pio|leão|"
     r"luís|henrique|filipe|felipe|pedro|joão|carlos|josé|maria|elizabeth|isabel|francisco|paulo|"
     r"gregório|clemente|alexandre|ricardo|eduardo|jorge|catarina|nicolau)"
-    rf"(?:\s[A-ZÀ-Ý]\w+)?\s)({_ROMAN})(?![\w'-]|\.\w|\s?[º°])"
+    rf"(?:\s[A-ZÀ-Ý]\w+)?\s)({_ROMANS})(?![\w'-]|\.\w|\s?[º°])"
 )
-_FEMININE_RANKED = {"maria", "elizabeth", "isabel", "catarina", "rainha", "cena"}
-_SECOND_CENTURY = re.compile(rf"(?<=\d e |\w e )({_ROMAN})(?!\w)")
+_FEMININE_RANKED = {"maria", "elizabeth", "isabel", "catarina", "rainha", "cena", "cenas"}
 _LOWER_CENTURY = re.compile(r"\b(século )([ivx]+)\b")
 _NUMBERED = re.compile(
-    r"(?<!\w)((?i:parte|volume|tomo|fase|tipo|livro|título|anexo|artigo|inciso|grau|nível|etapa|"
-    rf"módulo|unidade|classe|bloco)\s)({_ROMAN})(?![\w'-]|\.\w)"
+    r"(?<!\w)((?i:(?:parte|volume|tomo|fase|tipo|livro|título|anexo|artigo|inciso|grau|etapa|"
+    rf"módulo|unidade|classe|bloco)s?|nível|níveis)\s)({_ROMANS})(?![\w'-]|\.\w)"
 )
 _BEFORE_NOUN = re.compile(rf"(?<![\w-])({_ROMAN})(?<=[IVX]{{2}})(?=\s([A-ZÀ-Ý]\w+))")
 _ONE_LETTER_BEFORE_NOUN = re.compile(
@@ -49,7 +50,10 @@ def roman_numerals(text: str) -> str:
 
     def ranked(match: re.Match[str]) -> str:
         feminine = not _FEMININE_RANKED.isdisjoint(match[1].lower().split())
-        return match[1] + _rank(match[2], feminine)
+        return match[1] + _EACH.sub(lambda numeral: _rank(numeral[0], feminine), match[2])
+
+    def numbered(match: re.Match[str]) -> str:
+        return match[1] + _EACH.sub(lambda numeral: cardinal(_value(numeral[0])), match[2])
 
     def before_noun(numeral: str, noun: str) -> str:
         return ordinal(_value(numeral), feminine_noun(noun, plural=False))
@@ -58,12 +62,9 @@ def roman_numerals(text: str) -> str:
         valid = re.fullmatch(_ROMAN, match[2].upper())
         return match[1] + _rank(match[2]) if valid else match[0]
 
-    several = re.search(r"(?i)\bséculos\b", text) is not None
     text = _RANKED.sub(ranked, text)
-    if several:
-        text = _SECOND_CENTURY.sub(lambda m: _rank(m[1]), text)
     text = _LOWER_CENTURY.sub(century, text)
-    text = _NUMBERED.sub(lambda m: m[1] + cardinal(_value(m[2])), text)
+    text = _NUMBERED.sub(numbered, text)
     text = _ONE_LETTER_BEFORE_NOUN.sub(lambda m: m[1] + before_noun(m[2], m[3]), text)
     text = _BEFORE_NOUN.sub(lambda m: before_noun(m[1], m[2]), text)
     text = _AFTER_WORD.sub(lambda m: _rank(m[1]), text)
