@@ -195,6 +195,7 @@ def make_segments(
     def build(fingerprint: str) -> Outcome:
         wav = store.raw_audio(video_id)
         envelope = measure(wav, settings.vad, progress)
+        under_floor = speech_under_floor(envelope, settings.vad)
         regions = voice_regions(envelope, settings.vad, longest_speech(settings.segmentation))
         clips, dropped = segment(regions, envelope, settings.segmentation, cue_ends)
         speech = _speech_frames(envelope, regions)
@@ -232,7 +233,7 @@ def make_segments(
                 rows,
                 _samples_on_disk(store, rows),
                 settings,
-                under_floor=speech_under_floor(envelope, settings.vad),
+                under_floor=under_floor,
             ),
             metadata={
                 **summary(rows, envelope.n_samples, gain_db, dropped),

@@ -221,10 +221,10 @@ def _seeded(
     envelope: Envelope, seed: npt.NDArray[np.bool_], extent: npt.NDArray[np.bool_]
 ) -> Iterator[Region]:
     """The stretches of `extent` that hold a frame of `seed`."""
-    seeds_before = np.concatenate(([0], np.cumsum(seed)))
+    seeds = np.flatnonzero(seed)
     frame = envelope.frame_samples
     for first, last in true_runs(extent):
-        if seeds_before[last] > seeds_before[first]:
+        if np.searchsorted(seeds, first) < np.searchsorted(seeds, last):
             yield Region(first * frame, min(last * frame, envelope.n_samples))
 
 
@@ -398,5 +398,6 @@ def _background(envelope: Envelope) -> Float32:
 
 def true_runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """The stretches of True as (first, one past the last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(np.int8), [0]))))
+    # Of booleans: hours have millions of frames.
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
