@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from xtts_core.errors import TranscriptionError
-from xtts_core.transcription.convert import convert_to_openai, read_ct2
 from xtts_core.transcription import weights
+from xtts_core.transcription.convert import convert_to_openai, read_ct2
 from xtts_core.transcription.weights import (
     PINS,
     find_weights,
