@@ -6,14 +6,8 @@ pt-BR files the word error rate fell from 13 to 3 % (ggml-org/whisper.cpp#1724).
 
 Whisper's encoder was trained on windows of 30 s, and both engines fill each clip up to that, most
 of it for nothing. CTranslate2 takes shorter ones: a clip with 3 s of silence after it has the same
-word error rate as in 30 s, at a third of the time (benchmarks/transcription/speed.py); with less
-silence the text repeats itself. Nothing is packed together, so no word can land in another clip;
-several clips in one window of 30 s, a second of silence between them and their words parted by
-time, took 1.4 times as long and moved one word in 280 (the same table).
-
-Where a text goes on after the speech has ended, its words fall into the silence after the clip.
-That tells a sentence that is said once and written twice, however slowly it is said; neither its
-compression nor its probability gives it away.
+word error rate as in 30 s, at a third of the time (benchmarks/transcription/speed.py); without any
+silence the text repeats itself. Nothing is packed together, so no word can land in another clip.
 """
 
 from __future__ import annotations
@@ -22,24 +16,18 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from xtts_core.errors import TranscriptionError
-from xtts_core.transcription.words import Piece, Word, joined
-
-if TYPE_CHECKING:
-    import torch
-
 Audio = npt.NDArray[np.float32]
 
-VERSION = "3"
+VERSION = "2"
 """What is remembered of a clip is heard again where this changes."""
 SAMPLE_RATE_HZ = 16_000
 MAX_COMPRESSION_RATIO = 2.4
@@ -52,10 +40,6 @@ MAX_CHARACTERS_PER_S = 25.0
 """More than a fast speaker says; NeMo's Portuguese filter stops at 21 (mtedx config)."""
 MIN_CHARACTERS_PER_S = 1.0
 """The lower end of the same filter."""
-BEYOND_S = 0.5
-"""A word that begins so long after the end of the clip was not spoken in it. The words of right
-texts began at most 0.04 s after it, those of the repeated sentence 3.4 s (the samples, and 80
-Spanish telephone prompts)."""
 FRAMES_PER_S = 100
 FULL_WINDOW = 30 * FRAMES_PER_S
 WINDOW_STEP = 250
@@ -80,8 +64,7 @@ class Recognised:
     """What a recogniser heard in one clip.
 
     `confidence` is the mean natural log probability of the tokens, `no_speech_prob` Whisper's
-    own, `compression_ratio` that of zlib on the text, `temperature` that of the text taken. `words`
-    may be lists of the fields of `Word`, as JSON gives them back.
+    own, `compression_ratio` that of zlib on the text, `temperature` that of the text taken.
     """
 
     text: str
@@ -89,10 +72,6 @@ class Recognised:
     no_speech_prob: float
     compression_ratio: float
     temperature: float = 0.0
-    words: tuple[Word, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "words", tuple(Word(*word) for word in self.words))
 
 
 class Recogniser(Protocol):
@@ -120,8 +99,6 @@ def guards(recognised: Recognised, spoken: str, duration_s: float) -> list[str]:
         flags.add("low_confidence")
         if recognised.no_speech_prob > MAX_NO_SPEECH:
             flags.add("no_speech")
-    if recognised.words and recognised.words[-1].start_s > duration_s + BEYOND_S:
-        flags.add("beyond_audio")
     return sorted(flags)
 
 
@@ -141,12 +118,7 @@ def text_guards(spoken: str, duration_s: float) -> list[str]:
 
 @lru_cache(maxsize=2)
 def load_recogniser(
-    engine: str,
-    weights: Path,
-    device: str,
-    beam_size: int,
-    temperature: float,
-    compute_type: str = "auto",
+    engine: str, weights: Path, device: str, beam_size: int, temperature: float
 ) -> Recogniser:
     """The recogniser, loaded once a process.
 
@@ -155,33 +127,11 @@ def load_recogniser(
         weights: what `weights.find_weights` gave for that engine.
         device: `auto`, `cpu` or `cuda`.
         beam_size: used at temperature 0; above it Whisper samples.
-        compute_type: `float32`, `float16`, and for faster-whisper what CTranslate2 knows besides,
-            such as `int8`, `int8_float16` or `bfloat16`; `auto` is float16 on a GPU, and on a CPU
-            int8 with faster-whisper, float32 with openai-whisper.
-
-    Raises:
-        TranscriptionError: there is no such device, or it does not compute in that type.
     """
-    found = _has_cuda(engine)
-    if device == "cuda" and not found:
-        raise TranscriptionError(
-            f"{engine} finds no GPU",
-            where="transcription.device",
-            remedy="Set it to cpu or auto, or see what nvidia-smi says",
-        )
     if device == "auto":
-        device = "cuda" if found else "cpu"
+        device = "cuda" if _has_cuda(engine) else "cpu"
     kind = FasterWhisper if engine == "faster-whisper" else OpenAiWhisper
-    return kind(weights, device, beam_size, temperature, compute_type)
-
-
-def _require_compute_type(engine: str, wanted: str, device: str, known: Collection[str]) -> None:
-    if wanted not in known:
-        raise TranscriptionError(
-            f"{engine} does not compute in {wanted} on this {device}",
-            where="transcription.compute_type",
-            remedy=f"Set it to auto, or to one of {', '.join(sorted(known))}",
-        )
+    return kind(weights, device, beam_size, temperature)
 
 
 def _has_cuda(engine: str) -> bool:
@@ -195,24 +145,17 @@ def _has_cuda(engine: str) -> bool:
 
 
 class FasterWhisper:
-    """CTranslate2's Whisper."""
+    """CTranslate2's Whisper: int8 on a CPU, float16 on a GPU."""
 
-    def __init__(
-        self, weights: Path, device: str, beam_size: int, temperature: float, compute_type: str
-    ) -> None:
-        import ctranslate2
+    def __init__(self, weights: Path, device: str, beam_size: int, temperature: float) -> None:
         from faster_whisper import WhisperModel
 
-        if compute_type == "auto":
-            compute_type = "int8" if device == "cpu" else "float16"
-        known = ctranslate2.get_supported_compute_types(device)
-        _require_compute_type("faster-whisper", compute_type, device, known)
         self._beam_size = beam_size
         self._temperature = temperature
         self._model = WhisperModel(
             str(weights),
             device=device,
-            compute_type=compute_type,
+            compute_type="int8" if device == "cpu" else "float16",
             cpu_threads=int(os.environ.get("OMP_NUM_THREADS") or 0),
             local_files_only=True,
         )
@@ -236,7 +179,6 @@ class FasterWhisper:
                 lambda temperature, clip=clip: self._decoded(  # type: ignore[misc]
                     [clip], FULL_WINDOW, language, temperature
                 )[0],
-                other_window=_window(len(clip)) < FULL_WINDOW,
             )
             for index, clip in enumerate(clips)
         ]
@@ -259,10 +201,9 @@ class FasterWhisper:
             self._model.feature_extractor(clip[:samples], padding=max(0, samples - len(clip)))
             for clip in clips
         ]
-        encoded = self._model.encode(np.stack(features))
         ctranslate2.set_random_seed(SEED)
         results = self._model.model.generate(
-            encoded,
+            self._model.encode(np.stack(features)),
             [prompt] * len(clips),
             max_length=len(prompt) + window * MOST_TOKENS_PER_S // FRAMES_PER_S,
             return_scores=True,
@@ -278,42 +219,25 @@ class FasterWhisper:
                 else {"beam_size": self._beam_size}
             ),
         )
-        texts: Any = [result.sequences_ids[0] for result in results]
-        timed = self._model.find_alignment(tokenizer, texts, encoded, window)
         found = []
-        for result, tokens, pieces in zip(results, texts, timed, strict=True):
+        for result in results:
+            tokens = result.sequences_ids[0]
             text = tokenizer.decode(tokens).strip()
             # The score is the mean over the tokens without the one that ends the text.
             confidence = result.scores[0] * len(tokens) / (len(tokens) + 1)
             found.append(
-                Recognised(
-                    text,
-                    confidence,
-                    result.no_speech_prob,
-                    _compression(text),
-                    temperature,
-                    joined(
-                        Piece(piece["word"], piece["start"], piece["end"], piece["probability"])
-                        for piece in pieces
-                    ),
-                )
+                Recognised(text, confidence, result.no_speech_prob, _compression(text), temperature)
             )
         return found
 
 
 class OpenAiWhisper:
-    """openai-whisper in PyTorch. Its encoder takes nothing but windows of 30 s."""
+    """openai-whisper in PyTorch: float32 on a CPU, float16 on a GPU. Its encoder takes nothing but
+    windows of 30 s."""
 
-    def __init__(
-        self, weights: Path, device: str, beam_size: int, temperature: float, compute_type: str
-    ) -> None:
+    def __init__(self, weights: Path, device: str, beam_size: int, temperature: float) -> None:
         import whisper
 
-        if compute_type == "auto":
-            compute_type = "float32" if device == "cpu" else "float16"
-        known = ("float32",) if device == "cpu" else ("float32", "float16")
-        _require_compute_type("openai-whisper", compute_type, device, known)
-        self._half = compute_type == "float16"
         self._beam_size = beam_size
         self._temperature = temperature
         self._model = whisper.load_model(str(weights), device=device)
@@ -324,66 +248,32 @@ class OpenAiWhisper:
     def _heard(self, clip: Audio, language: str) -> Recognised:
         import torch
         import whisper
-        from whisper.timing import find_alignment
-        from whisper.tokenizer import get_tokenizer
 
-        code = language.split("-")[0].lower()
-        tokenizer = get_tokenizer(
-            self._model.is_multilingual,
-            num_languages=self._model.num_languages,
-            language=code,
-            task="transcribe",
-        )
         mel = whisper.log_mel_spectrogram(
             whisper.pad_or_trim(clip), self._model.dims.n_mels, device=self._model.device
         )
-        with torch.no_grad():
-            encoded = self._model.embed_audio((mel.half() if self._half else mel)[None])[0]
 
         def decoded(temperature: float) -> Recognised:
             options = whisper.DecodingOptions(
-                language=code,
+                language=language.split("-")[0].lower(),
                 beam_size=None if temperature else self._beam_size,
                 best_of=BEST_OF if temperature else None,
                 temperature=temperature,
                 without_timestamps=True,
-                fp16=self._half,
+                fp16=self._model.device.type != "cpu",
             )
             with torch.random.fork_rng():
                 torch.manual_seed(SEED)
-                heard = whisper.decode(self._model, encoded, options)
-            pieces = find_alignment(
-                _Decoder(self._model), tokenizer, heard.tokens, encoded, FULL_WINDOW
-            )
+                heard = whisper.decode(self._model, mel, options)
             return Recognised(
                 heard.text.strip(),
                 heard.avg_logprob,
                 heard.no_speech_prob,
                 heard.compression_ratio,
                 temperature,
-                joined(
-                    Piece(piece.word, piece.start, piece.end, piece.probability) for piece in pieces
-                ),
             )
 
-        return _first_credible(
-            decoded(self._temperature), len(clip) / SAMPLE_RATE_HZ, decoded, other_window=False
-        )
-
-
-class _Decoder:
-    """A model as `whisper.timing.find_alignment` uses it, for audio that is encoded already; with
-    the model itself it would encode it again, which doubles the time of a greedy clip."""
-
-    def __init__(self, model: Any) -> None:
-        self.decoder = model.decoder
-        self.dims = model.dims
-        self.device = model.device
-        self.alignment_heads = model.alignment_heads
-
-    def __call__(self, encoded: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.decoder(tokens, encoded)
-        return logits
+        return _first_credible(decoded(self._temperature), len(clip) / SAMPLE_RATE_HZ, decoded)
 
 
 def _window(samples: int) -> int:
@@ -393,24 +283,16 @@ def _window(samples: int) -> int:
 
 
 def _first_credible(
-    heard: Recognised,
-    duration_s: float,
-    again: Callable[[float], Recognised],
-    *,
-    other_window: bool,
+    heard: Recognised, duration_s: float, again: Callable[[float], Recognised]
 ) -> Recognised:
     """What was heard, or where that looks invented the first text at a higher temperature that does
     not; if all do, the most probable one of those that repeat themselves least.
 
     Args:
         again: decodes the clip in a full window at a temperature.
-        other_window: whether what was heard came from another window, so that the full one is worth
-            its temperature too.
     """
     tried = [heard]
     temperature = heard.temperature
-    if not other_window:
-        temperature = round(temperature + TEMPERATURE_STEP, 1)
     while _looks_invented(tried[-1], duration_s) and temperature <= 1:
         tried.append(again(temperature))
         temperature = round(temperature + TEMPERATURE_STEP, 1)

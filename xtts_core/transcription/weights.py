@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from xtts_core.errors import TranscriptionError
-from xtts_core.store import atomic_dir, project_root, read_json, sha256_file, write_json
+from xtts_core.store import atomic_dir, project_root, sha256_file
 from xtts_core.transcription.convert import convert_to_openai
 
 CONNECT_S = 3.0
@@ -110,33 +110,6 @@ def find_weights(model: str, engine: str, model_dir: str | None, cache_dir: Path
 def weights_sha256(weights: Path) -> str:
     """What identifies weights that `find_weights` gave; read again only where the file changed."""
     return _sha256(*_state(weights))
-
-
-def own_weights_sha256(
-    model: str, engine: str, model_dir: str | None, cache_dir: Path
-) -> str | None:
-    """The SHA-256 of weights that the settings name themselves, which may be replaced under the
-    same name; None where they name none, and so for those of the hub, which are pinned.
-
-    What was found is kept in `<cache_dir>/sha256.json` by path, size and time of change (ns), so
-    that a folder of large models is read once and not once a video; a file that is copied or
-    touched has the same identity still.
-
-    Raises:
-        TranscriptionError: the settings name a path that holds no weights.
-    """
-    given = _given(model, engine, model_dir)
-    if given is None:
-        return None
-    file, size, mtime_ns = _state(given)
-    kept = cache_dir / "sha256.json"
-    known: dict[str, list[Any]] = read_json(kept) if kept.is_file() else {}
-    if known.get(str(file), [])[:2] != [size, mtime_ns]:
-        known[str(file)] = [size, mtime_ns, weights_sha256(given)]
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        write_json(kept, known)
-    digest: str = known[str(file)][2]
-    return digest
 
 
 def own_weights_state(model: str, engine: str, model_dir: str | None) -> tuple[int, int] | None:

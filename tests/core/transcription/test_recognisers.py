@@ -11,7 +11,6 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from xtts_core.errors import TranscriptionError
 from xtts_core.text import normalize
 from xtts_core.transcription import asr
 from xtts_core.transcription.asr import (
@@ -23,7 +22,6 @@ from xtts_core.transcription.asr import (
 )
 from xtts_core.transcription.weights import find_weights
 from xtts_core.transcription.wer import word_errors
-from xtts_core.transcription.words import Piece, Word, joined
 
 CLIPS = [("feira-dora", 1), ("feira-dora", 9), ("cidade-alex", 0)]
 
@@ -60,14 +58,6 @@ def test_real_weights_hear_real_sentences(
         wrong, said = wrong + errors, said + words
         assert -0.5 < heard.confidence < 0
         assert heard.no_speech_prob < 0.2
-        assert heard.temperature == 0
-        assert " ".join(word.text for word in heard.words) == heard.text
-        assert all(0 < word.probability <= 1 for word in heard.words)
-        times = [edge for word in heard.words for edge in (word.start_s, word.end_s)]
-        assert times == sorted(times)
-        # The clips begin 0.1 s before the sentence and end 0.25 s after it.
-        assert times[0] < 0.4
-        assert abs(times[-1] - (len(audio) / SAMPLE_RATE_HZ - 0.25)) < 0.4
         assert guards(heard, normalize(heard.text, "pt"), len(audio) / SAMPLE_RATE_HZ) == []
     assert said == 36
     assert wrong <= 2
@@ -79,14 +69,11 @@ def test_a_clip_is_heard_the_same_way_again_whatever_it_is_heard_with(
     weights = find_weights("base", "faster-whisper", None, whisper_cache)
     recogniser = load_recogniser("faster-whisper", weights, "cpu", 5, 0.0)
     clips = [audio for audio, _ in sentences]
-    silence = np.zeros(len(clips[0]), np.float32)
-    together = recogniser.transcribe([*clips, silence], "pt")[:-1]
-    alone = [recogniser.transcribe([clip], "pt")[0] for clip in clips]
-    assert [text.text for text in together] == [text.text for text in alone]
-    assert [[word.text for word in text.words] for text in together] == [
-        [word.text for word in text.words] for text in alone
+    together = recogniser.transcribe(clips, "pt")
+    assert [text.text for text in together] == [
+        recogniser.transcribe([clip], "pt")[0].text for clip in clips
     ]
-    assert recogniser.transcribe(clips, "pt") == alone
+    assert recogniser.transcribe(clips, "pt") == together
 
 
 def test_a_clip_whose_text_looks_invented_is_heard_again_at_other_temperatures(
@@ -103,46 +90,6 @@ def test_a_clip_whose_text_looks_invented_is_heard_again_at_other_temperatures(
     (best,) = recogniser.transcribe([audio], "pt")
     assert best.confidence >= usual.confidence
     assert recogniser.transcribe([audio], "pt") == [best]
-
-
-@pytest.mark.parametrize("engine", ["faster-whisper", "openai-whisper"])
-def test_a_type_that_the_device_does_not_compute_in_is_refused_with_those_that_it_does(
-    engine: str, whisper_cache: Path
-) -> None:
-    weights = find_weights("base", engine, None, whisper_cache)
-    with pytest.raises(TranscriptionError, match=r"compute_type.*int9.*float32"):
-        load_recogniser(engine, weights, "cpu", 5, 0.0, "int9")
-
-
-def test_pieces_become_words_with_their_punctuation() -> None:
-    pieces = [
-        Piece(' "', 0.1, 0.2, 0.2),
-        Piece("Custa", 0.2, 0.5, 0.9),
-        Piece(" R", 0.6, 0.7, 0.9),
-        Piece("$", 0.7, 0.9, 0.8),
-        Piece(" 3", 1.0, 1.2, 0.7),
-        Piece(".", 1.2, 1.3, 0.1),
-        Piece("400", 1.3, 2.0, 0.6),
-        Piece('."', 2.0, 3.0, 0.1),
-        Piece(" ", 3.0, 3.0, 0.1),
-    ]
-    assert joined(pieces) == (
-        Word('"Custa', 0.1, 0.5, 0.2),
-        Word("R$", 0.6, 0.7, 0.9),
-        Word('3.400."', 1.0, 2.0, 0.6),
-    )
-
-
-def test_a_sentence_that_is_written_twice_goes_beyond_the_audio(
-    whisper_cache: Path, sentences: list[tuple[NDArray[np.float32], str]]
-) -> None:
-    audio, _ = sentences[0]
-    weights = find_weights("base", "faster-whisper", None, whisper_cache)
-    recogniser = load_recogniser("faster-whisper", weights, "cpu", 1, 0.0)
-    duration_s = len(audio) / SAMPLE_RATE_HZ
-    twice = recogniser.transcribe([np.concatenate([audio, audio])], "pt")[0]
-    assert "beyond_audio" in guards(twice, normalize(twice.text, "pt"), duration_s)
-    assert "beyond_audio" not in guards(twice, normalize(twice.text, "pt"), 2 * duration_s)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +117,6 @@ def test_a_text_that_does_not_fit_its_audio_is_flagged(
         (Recognised("Bom dia.", -0.2, 0.1, 2.5), ["repetition"]),
         (Recognised("Bom dia.", -1.1, 0.1, 1.0), ["low_confidence"]),
         (Recognised("Bom dia.", -1.1, 0.7, 1.0), ["low_confidence", "no_speech"]),
-        (Recognised("Bom dia.", -0.2, 0.1, 1.0, words=(Word("dia.", 2.4, 2.6, 0.9),)), []),
-        (
-            Recognised("Bom dia.", -0.2, 0.1, 1.0, words=(Word("dia.", 2.6, 2.8, 0.9),)),
-            ["beyond_audio"],
-        ),
     ],
 )
 def test_what_whisper_says_of_itself_is_flagged(heard: Recognised, flags: list[str]) -> None:

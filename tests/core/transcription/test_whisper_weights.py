@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,8 @@ from typing import Any
 import pytest
 
 from xtts_core.errors import TranscriptionError
-from xtts_core.transcription import weights
 from xtts_core.transcription.convert import convert_to_openai, read_ct2
-from xtts_core.transcription.weights import (
-    PINS,
-    find_weights,
-    own_weights_sha256,
-    weights_sha256,
-)
+from xtts_core.transcription.weights import PINS, find_weights, weights_sha256
 
 COMMIT = "c" * 40
 FILES = {
@@ -108,25 +101,6 @@ def test_a_folder_of_models_comes_first(tmp_path: Path, whisper_cache: Path) -> 
 def test_a_path_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TranscriptionError, match="holds no weights for faster-whisper"):
         find_weights(str(tmp_path / "nothing"), "faster-whisper", None, tmp_path)
-
-
-def test_own_weights_are_known_by_their_content_and_read_only_where_they_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def identity() -> str | None:
-        return own_weights_sha256("own", "openai-whisper", str(tmp_path), tmp_path / "cache")
-
-    assert identity() is None
-    file = tmp_path / "own.pt"
-    file.write_bytes(b"first")
-    assert identity() == sha256(b"first").hexdigest()
-    with monkeypatch.context() as patch:
-        patch.setattr(weights, "weights_sha256", lambda _: pytest.fail("it was read again"))
-        assert identity() == sha256(b"first").hexdigest()
-    os.utime(file, ns=(0, 0))
-    assert identity() == sha256(b"first").hexdigest()
-    file.write_bytes(b"other")
-    assert identity() == sha256(b"other").hexdigest()
 
 
 def test_openai_weights_come_from_their_own_server(
