@@ -93,6 +93,17 @@ class Stage:
             told = f"does not hold: {spec.description} (found {value}, limit {threshold})"
         return Verdict(check, bool(passed), spec.severity, value, threshold, detail or told)
 
+    def at_most(self, check: str, value: float, limit: float, detail: str = "") -> Verdict:
+        """The verdict that a figure does not pass its limit; `detail` says more where it does."""
+        passed = value <= limit
+        return self.verdict(
+            check,
+            passed,
+            value=round(value, 6),
+            threshold=limit,
+            detail="" if passed else detail,
+        )
+
 
 @dataclass(frozen=True)
 class Outcome:

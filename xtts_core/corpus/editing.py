@@ -39,20 +39,8 @@ class Added:
     left_out: tuple[LeftOut, ...]
 
 
-def append_row(
-    csv_path: Path,
-    *,
-    source: str,
-    video_id: str = "",
-    title: str = "",
-    language: str = "",
-    speaker: str = "",
-    licence: str = "",
-    subtitles: str = "",
-    start: str = "",
-    end: str = "",
-) -> CatalogueRow:
-    """Add one row; the file is made if it is missing.
+def append_row(csv_path: Path, *, source: str, video_id: str = "", **cells: str) -> CatalogueRow:
+    """Add one row (`cells` by the other names of `COLUMNS`); the file is made if it is missing.
 
     A derived id is written down, so that the file never needs to be hashed again. A local file
     may also be named relative to the working directory; what is written down is relative to the
@@ -63,23 +51,12 @@ def append_row(
         CatalogueError: the row cannot be used, its id is taken, or its local file is missing; or
             the file cannot be read or seems half written.
     """
-    given = {
-        "video_id": video_id,
-        "source": source.strip(),
-        "title": title,
-        "language": language,
-        "speaker": speaker,
-        "licence": licence,
-        "subtitles": subtitles,
-        "start": start,
-        "end": end,
-    }
     with _lock(csv_path), file_hashes(csv_path) as hashes:
         table = _table_or_new(csv_path)
         listed = _listed(table)
         try:
-            given["source"] = _as_seen_from(csv_path, given["source"])
-            row = make_row(csv_path, given, hashes)
+            given = {"source": _as_seen_from(csv_path, source.strip()), "video_id": video_id}
+            row = make_row(csv_path, cells | given, hashes)
         except ValueError as error:
             raise CatalogueError(f"The row cannot be added: {error}", where=str(csv_path)) from None
         twin = next(

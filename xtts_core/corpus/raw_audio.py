@@ -221,35 +221,15 @@ def verdicts(
     found = [entry["language"] for entry in subtitles]
     foreign = [tag for tag in found if primary_language(tag) != primary_language(language)]
     return [
-        RAW_AUDIO.verdict(
-            "decodable",
-            audio.corrupt_packets <= MAX_CORRUPT_SHARE * audio.packets,
-            value=round(audio.corrupt_packets / audio.packets, 6),
-            threshold=MAX_CORRUPT_SHARE,
-        ),
-        RAW_AUDIO.verdict(
-            "complete",
-            missing <= MAX_MISSING_SHARE,
-            value=round(missing, 6),
-            threshold=MAX_MISSING_SHARE,
-            detail=_told_holes(audio) if missing > MAX_MISSING_SHARE else "",
-        ),
-        RAW_AUDIO.verdict(
-            "holes",
-            missing <= MAX_UNNOTICED_SHARE,
-            value=round(missing, 6),
-            threshold=MAX_UNNOTICED_SHARE,
-            detail=_told_holes(audio) if missing > MAX_UNNOTICED_SHARE else "",
-        ),
-        RAW_AUDIO.verdict(
+        RAW_AUDIO.at_most("decodable", audio.corrupt_packets / audio.packets, MAX_CORRUPT_SHARE),
+        RAW_AUDIO.at_most("complete", missing, MAX_MISSING_SHARE, _told_holes(audio)),
+        RAW_AUDIO.at_most("holes", missing, MAX_UNNOTICED_SHARE, _told_holes(audio)),
+        RAW_AUDIO.at_most(
             "clock",
-            not audio.clock_jumps,
-            value=audio.clock_jumps,
-            threshold=0,
-            detail=f"The times of the recording leap {audio.clock_jumps} times: from there its "
-            "subtitles may be out of step, or a part is missing"
-            if audio.clock_jumps
-            else "",
+            audio.clock_jumps,
+            0,
+            f"The times of the recording leap {audio.clock_jumps} times: from there its "
+            "subtitles may be out of step, or a part is missing",
         ),
         RAW_AUDIO.verdict(
             "duration_in_range",
@@ -263,12 +243,7 @@ def verdicts(
             value=audio.rms_dbfs,
             threshold=settings.silence_floor_dbfs,
         ),
-        RAW_AUDIO.verdict(
-            "clipping_ratio",
-            clipping <= settings.max_clipping_ratio,
-            value=round(clipping, 8),
-            threshold=settings.max_clipping_ratio,
-        ),
+        RAW_AUDIO.at_most("clipping_ratio", clipping, settings.max_clipping_ratio),
         RAW_AUDIO.verdict(
             "loudness",
             settings.min_loudness_lufs <= audio.loudness_lufs <= settings.max_loudness_lufs,
@@ -281,12 +256,11 @@ def verdicts(
             value=", ".join(found),
             threshold=language,
         ),
-        RAW_AUDIO.verdict(
+        RAW_AUDIO.at_most(
             "subtitles_readable",
-            not unreadable,
-            value=len(unreadable),
-            threshold=0,
-            detail="; ".join(f"{entry['name']}: {entry['reason']}" for entry in unreadable),
+            len(unreadable),
+            0,
+            "; ".join(f"{entry['name']}: {entry['reason']}" for entry in unreadable),
         ),
     ]
 

@@ -278,19 +278,11 @@ def verdicts(
     others = outlier_share([row["speaker_similarity"] for row in rows])
     return [
         SEGMENTS.verdict("has_segments", len(rows) > 0, value=len(rows), threshold=1),
-        SEGMENTS.verdict(
-            "segment_window",
-            not outside,
-            value=len(outside),
-            threshold=0,
-            detail=f"the length is wrong: {', '.join(outside[:5])}" if outside else "",
+        SEGMENTS.at_most(
+            "segment_window", len(outside), 0, f"the length is wrong: {', '.join(outside[:5])}"
         ),
-        SEGMENTS.verdict(
-            "overlap",
-            not overlapping,
-            value=len(overlapping),
-            threshold=0,
-            detail=f"the overlap is wrong: {', '.join(overlapping[:5])}" if overlapping else "",
+        SEGMENTS.at_most(
+            "overlap", len(overlapping), 0, f"the overlap is wrong: {', '.join(overlapping[:5])}"
         ),
         SEGMENTS.verdict(
             "speech_ratio",
@@ -298,22 +290,14 @@ def verdicts(
             value=round(ratio, 4),
             threshold=MIN_SPEECH_RATIO,
         ),
-        SEGMENTS.verdict(
+        SEGMENTS.at_most(
             "speech_over_floor",
-            under_floor <= MAX_UNDER_FLOOR,
-            value=round(under_floor, 4),
-            threshold=MAX_UNDER_FLOOR,
-            detail="a share of the speech is left out as too faint: lower vad.floor_dbfs "
-            f"({settings.vad.floor_dbfs:g})"
-            if under_floor > MAX_UNDER_FLOOR
-            else "",
+            under_floor,
+            MAX_UNDER_FLOOR,
+            f"{under_floor:.0%} of the speech is left out as too faint: lower vad.floor_dbfs "
+            f"({settings.vad.floor_dbfs:g})",
         ),
-        SEGMENTS.verdict(
-            "forced_cut_share",
-            forced <= MAX_FORCED_SHARE,
-            value=round(forced, 4),
-            threshold=MAX_FORCED_SHARE,
-        ),
+        SEGMENTS.at_most("forced_cut_share", forced, MAX_FORCED_SHARE),
         _loudness_verdict(rows, settings.loudness),
         SEGMENTS.verdict(
             "declared_speaker",

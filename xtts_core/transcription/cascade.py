@@ -168,18 +168,14 @@ class Cascade:
     def _witnessed(self, segment: Mapping[str, Any], heard: Transcript) -> Transcript:
         """What was heard, with what the automatic captions say of it."""
         start_s, end_s = _span_s(segment)
-        near = [
-            word
-            for word in self._words
-            if word.end_s > start_s - REACH_S and word.start_s < end_s + REACH_S
-        ]
+        near = subtitles.between(self._words, start_s - REACH_S, end_s + REACH_S)
         if not near:
             return heard
         line = Cue(near[0].start_s, near[-1].end_s, " ".join(word.text for word in near))
         part = self._part([line], segment, heard.text_raw)
         if part is None or not part.complete:
             return heard
-        shown = subtitles.words_between(self._words, start_s, end_s)
+        shown = subtitles.words_between(near, start_s, end_s)
         if part.cer > self._settings.max_disagreement:
             return self._disputed(heard, "auto-subtitle", shown, part.cer)
         return replace(heard, witness="auto-subtitle", witness_text=shown, cer=round(part.cer, 6))

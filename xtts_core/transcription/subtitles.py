@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import html
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +100,15 @@ def words(path: Path) -> list[Word]:
     return found
 
 
+def between(spoken: Sequence[Word], start_s: float, end_s: float) -> Sequence[Word]:
+    """The words, given in order, whose middle lies between two times."""
+    first, last = (bisect_left(spoken, time_s, key=_middle_s) for time_s in (start_s, end_s))
+    return spoken[first:last]
+
+
 def words_between(spoken: Sequence[Word], start_s: float, end_s: float) -> str:
-    """The words whose middle lies between two times."""
-    return " ".join(w.text for w in spoken if start_s <= (w.start_s + w.end_s) / 2 < end_s)
+    """The text of the words, given in order, whose middle lies between two times."""
+    return " ".join(word.text for word in between(spoken, start_s, end_s))
 
 
 def cues_of_clip(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
@@ -128,6 +135,10 @@ def cues_of_clip(cues: Sequence[Cue], start_s: float, end_s: float) -> str | Non
     if max(gaps) > MAX_UNCOVERED_S:
         return None
     return " ".join(cue.text for cue in inside)
+
+
+def _middle_s(word: Word) -> float:
+    return (word.start_s + word.end_s) / 2
 
 
 def read_text(path: Path) -> str:

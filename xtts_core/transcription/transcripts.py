@@ -200,7 +200,6 @@ def verdicts(
     subtitled = _share(spoken, lambda t: t.source == "manual-subtitle")
     spoken_in = likeliest_language((t.text for t in spoken), language)
     oov = sum(t.oov_rate for t in spoken) / len(spoken) if spoken else 0.0
-    oov_threshold = settings.transcription.oov_threshold
     return [
         TRANSCRIPTS.verdict(
             "every_segment_answered",
@@ -209,10 +208,10 @@ def verdicts(
             threshold=len(durations_s),
         ),
         TRANSCRIPTS.verdict("has_text", bool(spoken), value=len(spoken), threshold=1),
-        _at_most("empty_share", empty, MAX_EMPTY_SHARE),
-        _at_most("short_share", short, MAX_SHORT_SHARE),
-        _at_most("speech_rate", odd, MAX_ODD_RATE_SHARE),
-        _at_most("disagreement", disputed, MAX_DISPUTED_SHARE),
+        TRANSCRIPTS.at_most("empty_share", empty, MAX_EMPTY_SHARE),
+        TRANSCRIPTS.at_most("short_share", short, MAX_SHORT_SHARE),
+        TRANSCRIPTS.at_most("speech_rate", odd, MAX_ODD_RATE_SHARE),
+        TRANSCRIPTS.at_most("disagreement", disputed, MAX_DISPUTED_SHARE),
         TRANSCRIPTS.verdict(
             "subtitles_used",
             not has_subtitles or subtitled >= MIN_SUBTITLED_SHARE,
@@ -225,22 +224,10 @@ def verdicts(
             value=spoken_in,
             threshold=language,
         ),
-        TRANSCRIPTS.verdict(
-            "oov_rate", oov <= oov_threshold, value=round(oov, 4), threshold=oov_threshold
-        ),
-        TRANSCRIPTS.verdict(
-            "models_available",
-            not missing_models,
-            value=len(missing_models),
-            threshold=0,
-            detail="; ".join(missing_models),
-        ),
-        TRANSCRIPTS.verdict(
-            "subtitles_readable",
-            not unreadable_subtitles,
-            value=len(unreadable_subtitles),
-            threshold=0,
-            detail="; ".join(unreadable_subtitles),
+        TRANSCRIPTS.at_most("oov_rate", oov, settings.transcription.oov_threshold),
+        TRANSCRIPTS.at_most("models_available", len(missing_models), 0, "; ".join(missing_models)),
+        TRANSCRIPTS.at_most(
+            "subtitles_readable", len(unreadable_subtitles), 0, "; ".join(unreadable_subtitles)
         ),
     ]
 
@@ -307,10 +294,6 @@ def _takes(text: str, duration_s: float) -> bool:
         (len(text.split()) / duration_s, WORDS_PER_S),
     )
     return all(least <= rate <= most for rate, (least, most) in rates)
-
-
-def _at_most(check: str, share: float, limit: float) -> Verdict:
-    return TRANSCRIPTS.verdict(check, share <= limit, value=round(share, 4), threshold=limit)
 
 
 def _best_fitting(
