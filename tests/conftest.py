@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,6 +49,29 @@ def chromium(missing_system_package: Callable[[str], NoReturn]) -> str:
         if path := shutil.which(name):
             return path
     return missing_system_package("chromium")
+
+
+Begun = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+
+
+@pytest.fixture(scope="session")
+def begun() -> Begun:
+    """Runs Python code with arguments in a process of its own, up to where it prints `begun` and
+    reads its standard input."""
+
+    @contextmanager
+    def run(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            yield process
+
+    return run
 
 
 @pytest.fixture(autouse=True)

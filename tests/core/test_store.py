@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,31 +24,17 @@ from xtts_core.store import atomic_dir, atomic_file
 make = {"file": atomic_file, "folder": atomic_dir}[sys.argv[1]]
 with make(Path(sys.argv[2])) as aside:
     (aside / "half" if sys.argv[1] == "folder" else aside).write_text("half and more")
-    print("half", flush=True)
+    print("begun", flush=True)
     sys.stdin.read()
 """
 
 
-@contextmanager
-def slow_writer(kind: str, target: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has written half of `target`."""
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITE_SLOWLY, kind, str(target)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "half\n"
-        yield writer
-
-
 def test_a_writer_that_is_killed_leaves_the_old_file_and_the_next_one_clears_up(
-    tmp_path: Path,
+    tmp_path: Path, begun: Any
 ) -> None:
     target = tmp_path / "state.json"
     write_json(target, {"state": "old"})
-    with slow_writer("file", target) as writer:
+    with begun(WRITE_SLOWLY, "file", str(target)) as writer:
         writer.kill()
     assert read_json(target) == {"state": "old"}
     assert len(list(tmp_path.iterdir())) == 2
@@ -63,10 +44,10 @@ def test_a_writer_that_is_killed_leaves_the_old_file_and_the_next_one_clears_up(
 
 
 def test_a_folder_of_a_writer_that_was_killed_does_not_get_into_the_next_one(
-    tmp_path: Path,
+    tmp_path: Path, begun: Any
 ) -> None:
     target = tmp_path / "clips"
-    with slow_writer("folder", target) as writer:
+    with begun(WRITE_SLOWLY, "folder", str(target)) as writer:
         writer.kill()
     assert not target.exists()
     with atomic_dir(target) as aside:
@@ -79,10 +60,10 @@ def test_a_folder_of_a_writer_that_was_killed_does_not_get_into_the_next_one(
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_writer_that_lives_is_not_disturbed_by_another_of_the_same_target(
-    tmp_path: Path, kind: str
+    tmp_path: Path, begun: Any, kind: str
 ) -> None:
     target = tmp_path / "state"
-    with slow_writer(kind, target) as writer:
+    with begun(WRITE_SLOWLY, kind, str(target)) as writer:
         with (atomic_file if kind == "file" else atomic_dir)(target) as aside:
             (aside if kind == "file" else aside / "other").write_text("other")
         if kind == "folder":
@@ -133,24 +114,16 @@ def test_a_relative_root_is_made_absolute_against_the_project_root(
     assert CorpusStore(Path("data")).root == tmp_path / "data"
 
 
-def test_two_processes_do_not_hold_one_lock(tmp_path: Path) -> None:
+def test_two_processes_do_not_hold_one_lock(tmp_path: Path, begun: Any) -> None:
     store = CorpusStore(tmp_path)
     hold = (
         "import sys; from pathlib import Path; from xtts_core.store import CorpusStore\n"
         "with CorpusStore(Path(sys.argv[1])).lock('training'):\n"
-        "    print('held', flush=True); sys.stdin.read()"
+        "    print('begun', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(TimeoutError):
-        store.lock("training", timeout_s=0).acquire()
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.communicate()
+    with begun(hold, str(tmp_path)) as holder:
+        with pytest.raises(TimeoutError):
+            store.lock("training", timeout_s=0).acquire()
+        holder.kill()
     with store.lock("training", timeout_s=5) as lock:
         assert lock.is_locked

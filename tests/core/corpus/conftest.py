@@ -6,11 +6,12 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from xtts_core.corpus.raw_audio import make_raw_audio
@@ -52,6 +53,32 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> CorpusStore:
         make_raw_audio(store, settings, video_id)
         make_segments(store, settings, video_id)
     return store
+
+
+@pytest.fixture(scope="session")
+def retimed() -> Callable[..., Path]:
+    """Copies a recording's sound with other times."""
+
+    def write(
+        source: Path, target: Path, at_s: float, *, lost_s: float = 0, jump_s: float = 0
+    ) -> Path:
+        """Without the packets of `lost_s` from `at_s` on; the clock jumps ahead then."""
+        with av.open(str(source)) as old, av.open(str(target), "w") as new:
+            stream = new.add_stream_from_template(old.streams.audio[0])
+            for packet in old.demux(old.streams.audio[0]):
+                if packet.pts is None:
+                    continue
+                time_s = float(packet.pts * packet.time_base)
+                if at_s <= time_s < at_s + lost_s:
+                    continue
+                if time_s >= at_s:
+                    packet.pts += round(jump_s / packet.time_base)
+                    packet.dts = packet.pts
+                packet.stream = stream
+                new.mux(packet)
+        return target
+
+    return write
 
 
 Reply = tuple[int, dict[str, str], str]

@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -406,16 +402,9 @@ def test_a_download_of_which_a_large_part_is_missing_is_refused_and_fetched_anew
 
 
 def test_where_the_clock_leaps_subtitles_are_kept_and_said_to_be_out_of_step(
-    store: CorpusStore, media: Path, demo: Path, demo_corpus: CorpusStore
+    store: CorpusStore, media: Path, demo: Path, demo_corpus: CorpusStore, retimed: Any
 ) -> None:
-    with av.open(str(demo / "cidade-alex.webm")) as old, av.open(str(media / "v.webm"), "w") as new:
-        stream = new.add_stream_from_template(old.streams.audio[0])
-        for packet in old.demux(old.streams.audio[0]):
-            if packet.pts is not None:
-                leap = 100_000 if packet.pts > 20_000 else 0
-                packet.pts = packet.dts = packet.pts + leap
-                packet.stream = stream
-                new.mux(packet)
+    retimed(demo / "cidade-alex.webm", media / "v.webm", 20, jump_s=100)
     (media / "v.pt.srt").write_text(SRT, encoding="utf-8")
     assert failed(make(store, media, "v.webm")) == {"clock"}
     provenance = read_json(store.raw_provenance("a"))
@@ -437,22 +426,8 @@ make_raw_audio(CorpusStore(Path(sys.argv[1])), DatasetSettings(), sys.argv[2], w
 """
 
 
-@contextmanager
-def decoding(store: CorpusStore, video_id: str) -> Iterator[subprocess.Popen[str]]:
-    """A process in the middle of decoding a video."""
-    with subprocess.Popen(
-        [sys.executable, "-c", DECODE_SLOWLY, str(store.root), video_id],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        yield process
-
-
 def test_a_killed_run_leaves_nothing_once_it_has_run_again_and_others_are_left_alone(
-    store: CorpusStore, media: Path, demo: Path
+    store: CorpusStore, media: Path, demo: Path, begun: Any
 ) -> None:
     csv_path = media / "videos.csv"
     csv_path.write_text("video_id,source\na,v.webm\nb,w.webm\n")
@@ -460,8 +435,8 @@ def test_a_killed_run_leaves_nothing_once_it_has_run_again_and_others_are_left_a
         shutil.copy(demo / "cidade-alex.webm", media / f"{name}.webm")
         make_video(store, DatasetSettings(), csv_path, video_id)
     raw = store.raw_audio("a").parent
-    with decoding(store, "b") as other:
-        with decoding(store, "a") as killed:
+    with begun(DECODE_SLOWLY, str(store.root), "b") as other:
+        with begun(DECODE_SLOWLY, str(store.root), "a") as killed:
             killed.kill()
         assert len(list(raw.iterdir())) == 2
         make_raw_audio(store, DatasetSettings(), "a")

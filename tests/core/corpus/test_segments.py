@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow.parquet as pq
 import pyloudnorm
@@ -368,26 +367,6 @@ def test_a_file_that_is_not_as_long_as_its_row_says_is_named(length: int) -> Non
     assert "a_00001" in wrong.description
 
 
-def retimed(
-    source: Path, target: Path, at_s: float, *, lost_s: float = 0, jump_s: float = 0
-) -> Path:
-    """A copy without the packets of `lost_s` from `at_s` on, and whose clock then jumps ahead."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.audio[0])
-        for packet in old.demux(old.streams.audio[0]):
-            if packet.pts is None:
-                continue
-            time_s = float(packet.pts * packet.time_base)
-            if at_s <= time_s < at_s + lost_s:
-                continue
-            if time_s >= at_s:
-                packet.pts += round(jump_s / packet.time_base)
-                packet.dts = packet.pts
-            packet.stream = stream
-            new.mux(packet)
-    return target
-
-
 def segments_of(folder: Path, media: Path) -> CorpusStore:
     store = CorpusStore(folder / "corpus")
     (folder / "videos.csv").write_text(f"video_id,source\na,{media.name}\n")
@@ -398,7 +377,7 @@ def segments_of(folder: Path, media: Path) -> CorpusStore:
 
 
 def test_the_clips_beside_a_hole_of_the_recording_say_so_and_the_others_do_not(
-    tmp_path: Path, demo: Path, truth: dict[str, list[tuple[float, float]]]
+    tmp_path: Path, demo: Path, truth: dict[str, list[tuple[float, float]]], retimed: Any
 ) -> None:
     middle_s = sum(truth["cidade-alex"][3]) / 2
     media = retimed(demo / "cidade-alex.webm", tmp_path / "a.webm", middle_s, lost_s=1.5)
@@ -414,7 +393,7 @@ def test_the_clips_beside_a_hole_of_the_recording_say_so_and_the_others_do_not(
 
 
 def test_where_the_clock_of_a_recording_jumps_its_cues_are_no_hints(
-    tmp_path: Path, demo: Path
+    tmp_path: Path, demo: Path, retimed: Any
 ) -> None:
     media = retimed(demo / "feira-dora.webm", tmp_path / "a.webm", 20, jump_s=100)
     shutil.copy(demo / "feira-dora.pt-BR.vtt", tmp_path / "a.pt-BR.vtt")
