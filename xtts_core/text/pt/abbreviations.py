@@ -36,6 +36,7 @@ _SMALL_ONLY = {"ed", "tab"}
 _MAY_END_SENTENCE = {"etc", "ltda", "ltd", "jr"}
 _LONGEST = max(map(len, _ABBREVIATIONS))
 _ABBREVIATION = re.compile(rf"(?<!\w)({LETTER}{{2,{_LONGEST}}})\.")
+_WITHOUT_POINT = re.compile(r"(?<![\w.])(?:[DdSs]ra?s?|[Ss]rta|[Aa]v)\b(?![.\w'/-])(?=\s?[\w,!?])")
 _LETTER_PAIRS = (
     (re.compile(r"(?<!\w)a\.\s?C\."), "antes de Cristo"),
     (re.compile(r"(?<!\w)d\.\s?C\."), "depois de Cristo"),
@@ -111,10 +112,11 @@ def _with_marks(text: str) -> str:
     return text
 
 
-@when(rf"(?<!\w)\w{{1,{_LONGEST}}}\.|[/ª°º#§(]|\b[A-Z]{{2}}\b")
+@when(rf"(?<!\w)\w{{1,{_LONGEST}}}\.|[/ª°º#§(]|\b[A-Z]{{2}}\b|\b(?:[DdSs]r|[Aa]v)")
 def abbreviations(text: str) -> str:
     """Dr., Sra., Av., nº, etc.: the full stop stays only where it also ends a sentence. The
-    letters of a state after a town, Campinas/SP, are said as its name."""
+    letters of a state after a town, Campinas/SP, are said as its name. Titles and `av` are also
+    read without their point, as captions write them."""
 
     def expand(match: re.Match[str]) -> str:
         short, small = match[1].lower(), match[1].islower()
@@ -134,4 +136,5 @@ def abbreviations(text: str) -> str:
         return words + ("." if ends else " " if joined else "")
 
     text = _with_marks(_letter_pairs(text))
-    return _ABBREVIATION.sub(expand, _STATE_AFTER_TOWN.sub(_state, text))
+    text = _ABBREVIATION.sub(expand, _STATE_AFTER_TOWN.sub(_state, text))
+    return _WITHOUT_POINT.sub(lambda m: _ABBREVIATIONS[m[0].lower()], text)

@@ -31,6 +31,10 @@ _CURRENCY = re.compile(
     rf"(?:\s?[-–]\s?(?P<upper>{NUMBER}))?(?:{_SCALE})?{_NAME}{_PER}"
 )
 _CURRENCY_AFTER = re.compile(rf"(?i)(?P<amount>-?{NUMBER})(?:{_SCALE})?\s?(?P<sign>€|£){_PER}")
+_SIGN_OF_NAME = {name: sign for sign, names in _CURRENCIES.items() for name in names[:2]}
+_NAMED_WITH_CENTS = re.compile(
+    rf"(?i)(?<![\w.,])(?P<amount>{NUMBER}(?<=,\d\d))\s(?P<name>{'|'.join(_SIGN_OF_NAME)})\b"
+)
 _ALONE = re.compile(rf"(?i){_SIGN}{_PER}")
 
 
@@ -69,9 +73,10 @@ def _scale(match: re.Match[str]) -> str | None:
     return match["scale"].lower() if match["scale"] else None
 
 
-@when(r"[$€£¥]")
+@when(r"[$€£¥]|,\d\d\s")
 def currency(text: str) -> str:
-    """R$, US$, €, £ and ¥ with cents, scales (R$ 2,5 milhões), ranges (R$ 5-10), R$ 7/kg."""
+    """R$, US$, €, £ and ¥ with cents, scales (R$ 2,5 milhões), ranges (R$ 5-10), R$ 7/kg; and
+    cents before the name of the money (7,50 reais)."""
 
     def per(match: re.Match[str]) -> str:
         return f" por {divisor(match['per'])}" if match["per"] else ""
@@ -86,4 +91,7 @@ def currency(text: str) -> str:
 
     text = _CURRENCY.sub(speak, text)
     text = _CURRENCY_AFTER.sub(lambda m: _money(m["amount"], m["sign"], _scale(m)) + per(m), text)
+    text = _NAMED_WITH_CENTS.sub(
+        lambda m: _money(m["amount"], _SIGN_OF_NAME[m["name"].lower()], None), text
+    )
     return _ALONE.sub(lambda m: f" {_currency(m[0].partition('/')[0])[1]}{per(m)} ", text)

@@ -28,7 +28,8 @@ def ordinals(text: str) -> str:
 
 
 _DECIMAL_POINT = re.compile(
-    rf"(?<=[$€£¥])(\s?\d+)\.(\d\d)(?![.,]?\d)|(?<![\w.,])(\d+)\.(\d\d?)(?=\s?(?:%|(?:{UNIT})(?!\w)))"
+    rf"(?<=[$€£¥])(\s?\d+)\.(\d\d)(?![.,]?\d)|(?<![\w.,])(\d+)\.(\d\d?)"
+    rf"(?=\s?(?:%|(?:{UNIT})(?!\w))|\s(?:reais|dólares|euros)\b)"
 )
 
 
