@@ -154,6 +154,9 @@ class TextSettings(_Section):
 class FilterSettings(_Section):
     max_text_tokens: int = Field(200, ge=1, le=200)
     min_duration_s: float = Field(0.5, ge=0.5)
+    min_characters_per_s: float | None = Field(5.0, ge=0)
+    max_characters_per_s: float | None = Field(22.0, gt=0)
+    max_text_copies: int = Field(3, ge=1)
     reject_forced_cuts: bool = True
     max_clipping_ratio: float = Field(0.001, ge=0, le=1)
     min_snr_db: float = 5.0

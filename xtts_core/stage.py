@@ -8,7 +8,7 @@ Every asset keeps two small files beside its output: `records/<asset>/<key>.json
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -107,13 +107,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made: `uri` is the file or folder to look at, `outputs` every file of it."""
+    """What a stage made: `uri` is the file or folder to look at, `outputs` every file of it.
+
+    `sha256` has the content hashes of outputs that are known already, so that they are not read.
+    """
 
     uri: Path
     outputs: Sequence[Path]
     verdicts: Sequence[Verdict]
     metadata: Mapping[str, MetadataValue]
     row_count: int | None = None
+    sha256: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,13 @@ def require(store: CorpusStore, asset: str, key: str) -> StageResult:
         UpstreamError: it was never made, was changed since, failed a blocking check, or stands on
             a result of which one of these holds, or that was made anew since.
     """
+    return _require(store, asset, key, {})
+
+
+def _require(
+    store: CorpusStore, asset: str, key: str, data_versions: dict[str, str]
+) -> StageResult:
+    """`data_versions` are of results below that were found good already, by `asset/key`."""
     where = str(store.record(asset, key))
     name = asset if key == WHOLE else f"{asset} of {key}"
     result = read_result(store, asset, key)
@@ -213,10 +224,13 @@ def require(store: CorpusStore, asset: str, key: str) -> StageResult:
             remedy="Mend the cause and materialise it again",
         )
     for ground, data_version in result.built_on.items():
-        below = require(store, *ground.split("/"))
-        if below.data_version != data_version:
+        below, below_key = ground.split("/")
+        if ground not in data_versions:
+            found = _require(store, below, below_key, data_versions)
+            data_versions[ground] = found.data_version
+        if data_versions[ground] != data_version:
             raise UpstreamError(
-                f"{name} belongs to an earlier {below.asset}",
+                f"{name} belongs to an earlier {below}",
                 where=where,
                 remedy=f"Materialise {asset} again",
             )
@@ -239,12 +253,13 @@ def usable(
     """
     good: list[StageResult] = []
     refused: dict[str, str] = {}
+    data_versions: dict[str, str] = {}
     for key in store.keys(asset):
         if listed is not None and key not in listed:
             refused[key] = "its row is not in videos.csv"
             continue
         try:
-            good.append(require(store, asset, key))
+            good.append(_require(store, asset, key, data_versions))
         except UpstreamError as error:
             refused[key] = error.what
     return good, refused
@@ -289,7 +304,9 @@ def _commit(
     outcome: Outcome,
     seconds: float,
 ) -> None:
-    outputs = {store.relative(path): _entry(path) for path in outcome.outputs}
+    outputs = {
+        store.relative(path): _entry(path, outcome.sha256.get(path)) for path in outcome.outputs
+    }
     data_version = sha256_json({name: entry["sha256"] for name, entry in outputs.items()})
     write_json(
         store.verdicts(stage.name, key),
@@ -328,9 +345,13 @@ def _check_complete(stage: Stage, verdicts: Sequence[Verdict]) -> None:
         raise AssertionError(f"{stage.name} declares {declared} and answered {answered}")
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path, sha256: str | None) -> dict[str, Any]:
     stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_file(path)}
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "sha256": sha256 or sha256_file(path),
+    }
 
 
 def _intact(path: Path, entry: Mapping[str, Any]) -> bool:

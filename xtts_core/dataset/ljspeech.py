@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from xtts_core.dataset.split import accepted_clips, leaking_clips
-from xtts_core.errors import DatasetError
+from xtts_core.dataset.fan_in import joined, usable_splits
+from xtts_core.dataset.split import leaking_clips
 from xtts_core.stage import (
     CheckSpec,
     Markdown,
@@ -25,22 +26,27 @@ from xtts_core.stage import (
     Stage,
     StageResult,
     Verdict,
-    require,
     run_stage,
     silent,
-    usable,
 )
 from xtts_core.store import WHOLE, CorpusStore, write_text
 
 LJSPEECH_DATASET = Stage(
     "ljspeech_dataset",
-    "1",
+    "2",
     (
         CheckSpec("files_present", "error", "every line of metadata.csv has its WAV"),
-        CheckSpec("no_text_on_both_sides", "error", "no training text is also held out"),
+        CheckSpec("has_training_clips", "error", "at least one clip is trained on"),
+        CheckSpec("no_text_on_both_sides", "error", "no training text is held out, or nearly"),
         CheckSpec("every_video_included", "warn", "no video was refused"),
     ),
 )
+
+_LISTINGS = {
+    "metadata_train.csv": ("train",),
+    "metadata_val.csv": ("val",),
+    "metadata.csv": ("train", "val"),
+}
 
 
 def make_ljspeech_dataset(
@@ -53,43 +59,30 @@ def make_ljspeech_dataset(
     Raises:
         DatasetError: no video can be used.
     """
-    splits, refused = usable(store, "train_val_splits", listed)
-    metadata = {split.key: require(store, "metadata", split.key) for split in splits}
-    if not splits:
-        raise DatasetError(
-            "No video has usable splits",
-            where=str(store.root),
-            remedy="Materialise prepare_video for at least one video; refused: "
-            + ("; ".join(f"{key}: {why}" for key, why in refused.items()) or "none"),
-        )
+    splits, refused = usable_splits(store, listed)
 
     def build(fingerprint: str) -> Outcome:
-        clips = [clip for split in splits for clip in split_clips(store, split.key)]
-        leaks = leaking_clips(clips)
-        kept = [clip for clip in clips if clip["clip_id"] not in leaks]
+        clips, left_out = joined(store, [split.key for split in splits])
         folder = store.ljspeech_dir
-        wavs = _link_wavs(store, kept, progress)
-        listings = {
-            "metadata_train.csv": [clip for clip in kept if clip["split"] == "train"],
-            "metadata_val.csv": [clip for clip in kept if clip["split"] == "val"],
-            "metadata.csv": kept,
-        }
-        for name, rows in listings.items():
-            write_text(folder / name, "".join(_line(clip) for clip in rows))
+        wavs = link_wavs(store, clips, folder / "wavs", progress)
+        listings = write_listings(clips, folder)
         for stray in set((folder / "wavs").glob("*.wav")) - set(wavs):
             stray.unlink()
+        sides = Counter(clips["split"].to_pylist())
         return Outcome(
             uri=folder,
-            outputs=[*(folder / name for name in listings), *wavs],
-            verdicts=verdicts(kept, wavs, refused),
+            outputs=[*listings, *wavs],
+            sha256=dict(zip(wavs, clips["sha256"].to_pylist(), strict=True)),
+            verdicts=verdicts(clips, wavs, refused),
             metadata={
-                "train_clips": len(listings["metadata_train.csv"]),
-                "val_clips": len(listings["metadata_val.csv"]),
+                "train_clips": sides["train"],
+                "val_clips": sides["val"],
                 "videos": len(splits),
-                "duration_s": round(sum(clip["duration_s"] for clip in kept), 3),
-                "left_out": Markdown(_left_out(leaks, refused)),
+                "duration_s": round(pc.sum(clips["duration_s"]).as_py() or 0.0, 3),
+                "left_out_clips": len(left_out),
+                "left_out": Markdown(left_out_table(left_out, refused)),
             },
-            row_count=len(kept),
+            row_count=len(clips),
         )
 
     return run_stage(
@@ -98,27 +91,18 @@ def make_ljspeech_dataset(
         WHOLE,
         inputs={
             "splits": {split.key: split.data_version for split in splits},
-            "metadata": {key: result.data_version for key, result in metadata.items()},
+            "metadata": {split.key: split.built_on[f"metadata/{split.key}"] for split in splits},
             "refused": refused,
         },
         build=build,
     )
 
 
-def split_clips(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
-    """The accepted metadata rows of one video, each with its `split`."""
-    side = {
-        row["clip_id"]: row["split"] for row in pq.read_table(store.split(video_id)).to_pylist()
-    }
-    return [{**clip, "split": side[clip["clip_id"]]} for clip in accepted_clips(store, video_id)]
-
-
-def verdicts(
-    clips: Sequence[Mapping[str, Any]], wavs: Sequence[Path], refused: Mapping[str, str]
-) -> list[Verdict]:
+def verdicts(clips: pa.Table, wavs: Sequence[Path], refused: Mapping[str, str]) -> list[Verdict]:
     """The checks of `ljspeech_dataset` on what was written."""
     missing = [path.name for path in wavs if not path.is_file()]
-    leaks = leaking_clips(clips)
+    leaks = leaking_clips(clips.select(["clip_id", "text", "split"]).to_pylist())
+    trained = clips["split"].to_pylist().count("train")
     return [
         LJSPEECH_DATASET.verdict(
             "files_present",
@@ -126,6 +110,7 @@ def verdicts(
             value=len(wavs) - len(missing),
             threshold=len(clips),
         ),
+        LJSPEECH_DATASET.verdict("has_training_clips", trained > 0, value=trained, threshold=1),
         LJSPEECH_DATASET.verdict("no_text_on_both_sides", not leaks, value=len(leaks), threshold=0),
         LJSPEECH_DATASET.verdict(
             "every_video_included",
@@ -137,18 +122,37 @@ def verdicts(
     ]
 
 
-def _link_wavs(
-    store: CorpusStore, clips: Sequence[Mapping[str, Any]], progress: Progress
+def write_listings(clips: pa.Table, folder: Path) -> list[Path]:
+    """Write `metadata.csv` and those of the two sides; `clips` has clip_id, text_raw, text and
+    split."""
+    columns = (clips[name].to_pylist() for name in ("split", "clip_id", "text_raw", "text"))
+    rows = list(zip(*columns, strict=True))
+    for name, sides in _LISTINGS.items():
+        write_text(folder / name, "".join(_line(*row) for side, *row in rows if side in sides))
+    return [folder / name for name in _LISTINGS]
+
+
+def link_wavs(
+    store: CorpusStore, clips: pa.Table, folder: Path, progress: Progress = silent
 ) -> list[Path]:
-    folder = store.ljspeech_dir / "wavs"
+    """Put the WAV of each clip into `folder` as `<clip_id>.wav`: a hard link, or a copy where links
+    are not to be had."""
     folder.mkdir(parents=True, exist_ok=True)
     wavs = []
-    for done, clip in enumerate(clips, 1):
-        target = folder / f"{clip['clip_id']}.wav"
-        _link(store.root / clip["path"], target)
-        wavs.append(target)
+    paths = zip(clips["clip_id"].to_pylist(), clips["path"].to_pylist(), strict=True)
+    for done, (clip_id, path) in enumerate(paths, 1):
+        wavs.append(folder / f"{clip_id}.wav")
+        _link(store.root / path, wavs[-1])
         progress(done, len(clips), "clips")
     return wavs
+
+
+def left_out_table(left_out: Mapping[str, str], refused: Mapping[str, str]) -> str:
+    """Markdown: each clip and video that is left out, and why."""
+    lines = ["| clip or video | why it is left out |", "|---|---|"]
+    return "\n".join(
+        lines + [f"| {name} | {why} |" for name, why in {**left_out, **refused}.items()]
+    )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -164,13 +168,6 @@ def _link(source: Path, target: Path) -> None:
     aside.replace(target)
 
 
-def _line(clip: Mapping[str, Any]) -> str:
-    raw = " ".join(clip["text_raw"].replace("|", " ").split())
-    return f"{clip['clip_id']}|{raw}|{clip['text']}\n"
-
-
-def _left_out(leaks: Mapping[str, str], refused: Mapping[str, str]) -> str:
-    lines = ["| clip or video | why it is left out |", "|---|---|"]
-    lines += [f"| {clip} | its text is held out as {other} |" for clip, other in leaks.items()]
-    lines += [f"| {video} | {why} |" for video, why in refused.items()]
-    return "\n".join(lines)
+def _line(clip_id: str, text_raw: str, text: str) -> str:
+    raw = " ".join(text_raw.replace("|", " ").split())
+    return f"{clip_id}|{raw}|{text}\n"

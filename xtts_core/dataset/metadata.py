@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xtts_core.corpus.segments import MEASURE_COLUMNS
-from xtts_core.dataset.trainability import REASONS, Candidate, rejection_reasons
+from xtts_core.dataset.trainability import (
+    DUPLICATE_TEXT,
+    REASONS,
+    Candidate,
+    rejection_reasons,
+)
 from xtts_core.errors import DatasetError
-from xtts_core.settings import DatasetSettings
+from xtts_core.settings import DatasetSettings, FilterSettings
 from xtts_core.stage import (
     CheckSpec,
     Markdown,
@@ -33,7 +40,7 @@ the hours of raw podcasts (mesolitica/Malaysian-Emilia), before any segmentation
 
 METADATA = Stage(
     "metadata",
-    "3",
+    "4",
     (
         CheckSpec("every_segment_accounted", "error", "each segment is a row, once"),
         CheckSpec("has_accepted_clips", "error", "at least one clip can be trained on"),
@@ -41,35 +48,75 @@ METADATA = Stage(
     ),
 )
 
+SCHEMA_VERSION = 4
+_VERSION_KEY = b"xtts_schema_version"
+_OLDEST_READABLE = 3
+_TEXTS = pa.list_(pa.string())
+
+_COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("clip_id", pa.string(), "the clip: `<video_id>_<number>`"),
+    ("video_id", pa.string(), "the row of videos.csv that it comes from"),
+    ("speaker", pa.string(), "who speaks, as videos.csv has it"),
+    ("language", pa.string(), "the language of the text, such as pt-BR"),
+    ("licence", pa.string(), "the licence of the video, as videos.csv has it; may be empty"),
+    ("path", pa.string(), "the WAV (22 050 Hz, mono, 16 bit), relative to the corpus root"),
+    ("sha256", pa.string(), "SHA-256 of the WAV"),
+    ("start_sample", pa.int64(), "where it begins in raw/<video_id>.wav, in samples"),
+    ("end_sample", pa.int64(), "where it ends there; the sample itself is not part of it"),
+    ("duration_s", pa.float64(), "its length in seconds"),
+    ("cut", pa.string(), "how its end was found; `forced`: without a pause"),
+    ("overlap_s", pa.float64(), "seconds that it shares with its neighbours (forced cuts)"),
+    ("rms_dbfs", pa.float64(), "mean level, dB below full scale"),
+    ("peak_dbfs", pa.float64(), "highest sample, dB below full scale"),
+    ("true_peak_dbtp", pa.float64(), "highest value between samples (ITU-R BS.1770), dB"),
+    ("loudness_lufs", pa.float64(), "integrated loudness (ITU-R BS.1770), LUFS"),
+    ("clipping_ratio", pa.float64(), "share of samples at full scale in the recording"),
+    ("filled_s", pa.float64(), "seconds of silence in and beside it that stand for lost audio"),
+    ("snr_db", pa.float64(), "signal-to-noise ratio, estimated, dB"),
+    ("speech_ratio", pa.float64(), "share of the clip that is speech"),
+    ("bandwidth_hz", pa.float64(), "highest frequency that carries speech, Hz"),
+    ("reverberation_s", pa.float64(), "reverberation time, estimated, seconds"),
+    ("music_ratio", pa.float64(), "share of the clip with music under the speech"),
+    ("halves_similarity", pa.float64(), "cosine of the voices of its two halves"),
+    ("change_similarity", pa.float64(), "cosine of its most different part and the rest"),
+    ("speaker_similarity", pa.float64(), "cosine of its voice and that of most of the video"),
+    ("text_raw", pa.string(), "what is said, as it was written or heard"),
+    ("text", pa.string(), "the same, normalised: what training reads"),
+    ("text_sha256", pa.string(), "SHA-256 of `text` in UTF-8"),
+    ("text_source", pa.string(), "manual-subtitle, auto-subtitle, whisper or whisper-hp"),
+    ("text_model", pa.string(), "the recogniser's weights; empty for subtitles"),
+    ("text_confidence", pa.float64(), "mean log probability of the recogniser; null: subtitles"),
+    ("text_guards", _TEXTS, "the signs of a wrong text that remain"),
+    ("text_witness", pa.string(), "the other source that the text was compared with"),
+    ("text_cer", pa.float64(), "character error rate between the two; null: no other"),
+    ("oov_rate", pa.float64(), "share of words that the vocabulary does not have"),
+    ("n_words", pa.int64(), "words of `text`"),
+    ("n_tokens", pa.int64(), "tokens of `text` for the base model, the language's tag included"),
+    ("characters_per_s", pa.float64(), "characters of `text` a second"),
+    ("accepted", pa.bool_(), "whether the clip can be trained on: it has no reason"),
+    ("reasons", _TEXTS, "why it is rejected: names of `REASONS`"),
+)  # fmt: skip
+
 METADATA_SCHEMA = pa.schema(
     [
-        ("clip_id", pa.string()),
-        ("video_id", pa.string()),
-        ("speaker", pa.string()),
-        ("language", pa.string()),
-        ("licence", pa.string()),
-        ("path", pa.string()),
-        ("sha256", pa.string()),
-        ("start_sample", pa.int64()),
-        ("end_sample", pa.int64()),
-        ("duration_s", pa.float64()),
-        ("cut", pa.string()),
-        *((name, pa.float64()) for name in MEASURE_COLUMNS),
-        ("text_raw", pa.string()),
-        ("text", pa.string()),
-        ("text_source", pa.string()),
-        ("text_model", pa.string()),
-        ("text_cer", pa.float64()),
-        ("oov_rate", pa.float64()),
-        ("n_words", pa.int64()),
-        ("n_tokens", pa.int64()),
-        ("accepted", pa.bool_()),
-        ("reasons", pa.list_(pa.string())),
+        pa.field(name, dtype, metadata={"description": described})
+        for name, dtype, described in _COLUMNS
     ],
-    metadata={"xtts_schema_version": "3"},
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
 )
-"""The measures are those of `segments`, null where a clip has none; its speaker embedding stays
-there."""
+"""One row a clip. A measure is null where a clip has none. The speaker embedding of a clip stays
+in `segments`, the witness's text in `transcripts`."""
+
+_ADDED_IN_4 = frozenset(
+    {
+        "overlap_s",
+        "text_sha256",
+        "text_confidence",
+        "text_guards",
+        "text_witness",
+        "characters_per_s",
+    }
+)
 
 _FROM_SEGMENT = (
     "path",
@@ -78,8 +125,52 @@ _FROM_SEGMENT = (
     "end_sample",
     "duration_s",
     "cut",
+    "overlap_s",
     *MEASURE_COLUMNS,
 )
+
+
+def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A metadata file as this version's columns (all of them, or those asked for, in their order).
+
+    A file of an earlier version is upgraded while it is read: a column that it does not have is
+    null.
+
+    Raises:
+        DatasetError: the file is of a later version, of one that cannot be read any more, or
+            lacks a column that its version has.
+    """
+    file = pq.ParquetFile(path)
+    found = file.schema_arrow
+    version = int((found.metadata or {}).get(_VERSION_KEY, b"0"))
+    if not _OLDEST_READABLE <= version <= SCHEMA_VERSION:
+        raise DatasetError(
+            f"The file has version {version} of the metadata schema, and versions "
+            f"{_OLDEST_READABLE} to {SCHEMA_VERSION} can be read",
+            where=str(path),
+            remedy="Update the platform"
+            if version > SCHEMA_VERSION
+            else "Materialise metadata of this video again",
+        )
+    wanted = METADATA_SCHEMA.names if columns is None else list(columns)
+    later = _ADDED_IN_4 if version < 4 else frozenset()
+    if lacking := [name for name in wanted if name not in found.names and name not in later]:
+        raise DatasetError(
+            f"The file lacks columns: {', '.join(lacking)}",
+            where=str(path),
+            remedy="Materialise metadata of this video again",
+        )
+    table = file.read(columns=[name for name in wanted if name in found.names])
+    fields = [METADATA_SCHEMA.field(name) for name in wanted]
+    return pa.table(
+        [
+            table[field.name].cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(len(table), field.type)
+            for field in fields
+        ],
+        schema=pa.schema(fields, metadata=METADATA_SCHEMA.metadata),
+    )
 
 
 def make_metadata(
@@ -117,6 +208,7 @@ def make_metadata(
                 )
             clips.append(_judge(row, segment, transcript, tokenizer, settings))
             progress(done, len(found), "clips")
+        _reject_copies(clips, settings.filters)
         table = pa.Table.from_pylist(clips, schema=METADATA_SCHEMA)
         path = store.metadata(video_id)
         with atomic_file(path) as aside:
@@ -191,6 +283,7 @@ def _judge(
 ) -> dict[str, Any]:
     text = transcript["text"]
     tokens = tokenizer.encode(text, row["language"])
+    characters_per_s = round(len(text) / segment["duration_s"], 3)
     reasons = rejection_reasons(
         Candidate(
             samples=segment["end_sample"] - segment["start_sample"],
@@ -205,6 +298,7 @@ def _judge(
             bandwidth_hz=segment["bandwidth_hz"],
             reverberation_s=segment["reverberation_s"],
             text=text,
+            characters_per_s=characters_per_s,
             tokens=tokens,
             unknown_token=tokenizer.unknown_id,
             guards=transcript["guards"],
@@ -221,12 +315,29 @@ def _judge(
         "licence": row["licence"],
         "text_raw": transcript["text_raw"],
         "text": text,
+        "text_sha256": sha256(text.encode()).hexdigest(),
         "text_source": transcript["source"],
         "text_model": transcript["model"],
+        "text_confidence": transcript["confidence"],
+        "text_guards": transcript["guards"],
+        "text_witness": transcript["witness"],
         "text_cer": transcript["cer"],
         "oov_rate": transcript["oov_rate"],
         "n_words": len(text.split()),
         "n_tokens": len(tokens),
+        "characters_per_s": characters_per_s,
         "accepted": not reasons,
         "reasons": list(reasons),
     }
+
+
+def _reject_copies(clips: Sequence[dict[str, Any]], filters: FilterSettings) -> None:
+    """Of the accepted clips with one text keep those with the best signal-to-noise ratio."""
+    by_text: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for clip in clips:
+        if clip["accepted"]:
+            by_text[clip["text"]].append(clip)
+    for copies in by_text.values():
+        copies.sort(key=lambda clip: (-clip["snr_db"], clip["start_sample"]))
+        for clip in copies[filters.max_text_copies :]:
+            clip.update(accepted=False, reasons=[DUPLICATE_TEXT])

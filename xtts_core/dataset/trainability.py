@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from xtts_core.settings import MAX_CLIP_SAMPLES, FilterSettings, TextSettings
 from xtts_core.transcription.cascade import DISAGREEMENT
 
+DUPLICATE_TEXT = "duplicate_text"
+
 REASONS: dict[str, str] = {
     "too_long": "more samples than XTTS trains on (255 995, 11.61 s)",
     "too_short": "shorter than filters.min_duration_s",
@@ -20,6 +22,8 @@ REASONS: dict[str, str] = {
     "too_many_tokens": "more text tokens than filters.max_text_tokens",
     "unknown_token": "a character the base model's tokenizer does not know",
     "words_out_of_range": "fewer words than text.min_words or more than text.max_words",
+    "rate_outlier": "fewer characters a second than filters.min_characters_per_s or more than "
+    "filters.max_characters_per_s: the text is not the clip's, or it is mostly pause",
     "suspicious_transcript": "a guard of the recogniser fired and no better text was found",
     "transcript_disagreement": "what is written and what is heard differ by more than "
     "transcription.max_disagreement",
@@ -32,6 +36,7 @@ REASONS: dict[str, str] = {
     "music_bed": "music for a greater share of the clip than filters.max_music_ratio",
     "narrow_band": "no speech above filters.min_bandwidth_hz, as from a telephone",
     "reverberant": "a longer reverberation than filters.max_reverberation_s",
+    DUPLICATE_TEXT: "filters.max_text_copies better clips of the video say the same",
 }
 
 
@@ -52,6 +57,7 @@ class Candidate:
     bandwidth_hz: float | None
     reverberation_s: float | None
     text: str
+    characters_per_s: float
     tokens: Sequence[int]
     unknown_token: int
     guards: Sequence[str]
@@ -62,7 +68,8 @@ def rejection_reasons(
 ) -> tuple[str, ...]:
     """Every reason that holds, in the order of `REASONS`; empty for a clip that is accepted.
 
-    A measure that a clip does not have, or a limit that is null, gives no reason.
+    A measure that a clip does not have, or a limit that is null, gives no reason. `duplicate_text`
+    is not among them: only the video's other clips tell.
     """
     words = len(clip.text.split())
     holds = {
@@ -72,6 +79,11 @@ def rejection_reasons(
         "too_many_tokens": len(clip.tokens) > filters.max_text_tokens,
         "unknown_token": clip.unknown_token in clip.tokens,
         "words_out_of_range": words > 0 and not text.min_words <= words <= text.max_words,
+        "rate_outlier": words > 0
+        and (
+            _below(clip.characters_per_s, filters.min_characters_per_s)
+            or _below(filters.max_characters_per_s, clip.characters_per_s)
+        ),
         "suspicious_transcript": any(guard != DISAGREEMENT for guard in clip.guards),
         "transcript_disagreement": DISAGREEMENT in clip.guards,
         "forced_cut": filters.reject_forced_cuts and clip.cut == "forced",
@@ -84,7 +96,7 @@ def rejection_reasons(
         "narrow_band": _below(clip.bandwidth_hz, filters.min_bandwidth_hz),
         "reverberant": _below(filters.max_reverberation_s, clip.reverberation_s),
     }
-    return tuple(reason for reason in REASONS if holds[reason])
+    return tuple(reason for reason in REASONS if holds.get(reason))
 
 
 def _below(smaller: float | None, greater: float | None) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
+from xtts_core.dataset.ljspeech import left_out_table
 from xtts_core.dataset.split import leaking_clips
 from xtts_core.errors import DatasetError, TrainingError
 from xtts_core.model.checkpoint import (
@@ -162,7 +163,7 @@ def make_finetuned_checkpoint(
                 "device": report.device,
                 "precision": report.precision,
                 "losses": Markdown(_loss_table(report)),
-                "left_out": Markdown(_left_out(leaks, refused)),
+                "left_out": Markdown(left_out_table(leaks, refused)),
             },
         )
 
@@ -364,11 +365,4 @@ def _loss_table(report: TrainingReport) -> str:
             f"| {row.epoch} | {train} | {row.validation:.4f} | {row.validation_text:.4f} "
             f"| {row.validation_audio:.4f} |"
         )
-    return "\n".join(lines)
-
-
-def _left_out(leaks: Mapping[str, str], refused: Mapping[str, str]) -> str:
-    lines = ["| clip or video | why it is left out |", "|---|---|"]
-    lines += [f"| {clip} | its text is held out as {other} |" for clip, other in leaks.items()]
-    lines += [f"| {video} | {why} |" for video, why in refused.items()]
     return "\n".join(lines)

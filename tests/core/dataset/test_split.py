@@ -94,4 +94,4 @@ def test_a_training_text_that_another_video_holds_out_is_named_with_the_clip_it_
         {"clip_id": "b_1", "text": "bom dia", "split": "train"},
         {"clip_id": "b_2", "text": "boa noite", "split": "train"},
     ]
-    assert leaking_clips(rows) == {"b_1": "a_1"}
+    assert leaking_clips(rows) == {"b_1": "its text is held out as a_1"}

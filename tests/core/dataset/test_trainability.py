@@ -22,6 +22,7 @@ GOOD = Candidate(
     bandwidth_hz=10_000.0,
     reverberation_s=0.2,
     text="o quilo do tomate custava sete reais",
+    characters_per_s=14.0,
     tokens=[5] * 30,
     unknown_token=1,
     guards=(),
@@ -46,6 +47,8 @@ def test_a_good_clip_has_no_reason() -> None:
         ("unknown_token", replace(GOOD, tokens=[5, 1, 5])),
         ("words_out_of_range", replace(GOOD, text="duas palavras")),
         ("words_out_of_range", replace(GOOD, text="sim " * 51)),
+        ("rate_outlier", replace(GOOD, characters_per_s=4.9)),
+        ("rate_outlier", replace(GOOD, characters_per_s=22.1)),
         ("suspicious_transcript", replace(GOOD, guards=("repetition",))),
         ("transcript_disagreement", replace(GOOD, guards=("disagreement",))),
         ("forced_cut", replace(GOOD, cut="forced")),
@@ -75,6 +78,7 @@ def test_the_limits_themselves_are_accepted() -> None:
         music_ratio=limits.max_music_ratio,
         bandwidth_hz=limits.min_bandwidth_hz,
         reverberation_s=limits.max_reverberation_s,
+        characters_per_s=limits.max_characters_per_s,
     )
     assert reasons(at_limits) == ()
 
@@ -99,14 +103,16 @@ def test_a_limit_of_null_asks_nothing() -> None:
         music_ratio=1.0,
         bandwidth_hz=1_000.0,
         reverberation_s=5.0,
+        characters_per_s=1.0,
     )
-    assert len(reasons(bad)) == 5
+    assert len(reasons(bad)) == 6
     off = FilterSettings(
         min_change_similarity=None,
         min_speaker_similarity=None,
         max_music_ratio=None,
         min_bandwidth_hz=None,
         max_reverberation_s=None,
+        min_characters_per_s=None,
     )
     assert rejection_reasons(bad, off, TextSettings()) == ()
 
