@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import dagster as dg
+import pyarrow as pa
 
 from xtts_assets.runs import mark_run
 from xtts_core.corpus.catalogue import read_catalogue
@@ -191,6 +192,22 @@ def check_specs(
             )
             for spec in stage.checks
         ]
+
+
+def column_schema(schema: pa.Schema) -> dict[str, dg.TableSchema]:
+    """Definition metadata that shows the columns of a table with their descriptions."""
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn(
+                    field.name,
+                    str(field.type),
+                    description=(field.metadata or {}).get(b"description", b"").decode() or None,
+                )
+                for field in schema
+            ]
+        )
+    }
 
 
 def _shown(value: MetadataValue) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, Protocol
@@ -124,22 +125,33 @@ class Outcome:
 class StageResult:
     """A stage's recorded state, made now or earlier.
 
-    `sha256` has the content hash of each output; `built_on` the data version of each result that
-    it stands on, by `asset/key`.
+    `files` has the content hash of each output by its path below `root`; `built_on` the data
+    version of each result that it stands on, by `asset/key`.
     """
+
+    root: Path
 
     asset: str
     key: str
     fingerprint: str
     data_version: str
     uri: Path
-    outputs: tuple[Path, ...]
+    files: Mapping[str, str]
     row_count: int | None
     metadata: Mapping[str, MetadataValue]
     verdicts: tuple[Verdict, ...]
-    sha256: Mapping[Path, str]
     built_on: Mapping[str, str]
     skipped: bool
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Every file of it."""
+        return tuple(self.sha256)
+
+    @cached_property
+    def sha256(self) -> dict[Path, str]:
+        """The content hash of each output."""
+        return {self.root / name: digest for name, digest in self.files.items()}
 
     @property
     def blocked(self) -> tuple[Verdict, ...]:
@@ -275,20 +287,20 @@ def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
     verdicts = read_json(verdicts_path)
     if verdicts["data_version"] != record["data_version"]:
         return None
-    outputs = {store.root / relative: entry for relative, entry in record["outputs"].items()}
-    if not all(_intact(file, entry) for file, entry in outputs.items()):
+    outputs = record["outputs"]
+    if not all(_intact(Path(f"{store.root}/{name}"), entry) for name, entry in outputs.items()):
         return None
     return StageResult(
+        root=store.root,
         asset=asset,
         key=key,
         fingerprint=record["fingerprint"],
         data_version=record["data_version"],
         uri=store.root / record["uri"],
-        outputs=tuple(outputs),
+        files={name: entry["sha256"] for name, entry in outputs.items()},
         row_count=record["row_count"],
         metadata={name: _metadata_in(value) for name, value in record["metadata"].items()},
         verdicts=tuple(Verdict(**verdict) for verdict in verdicts["checks"]),
-        sha256={file: entry["sha256"] for file, entry in outputs.items()},
         built_on=record["built_on"],
         skipped=True,
     )

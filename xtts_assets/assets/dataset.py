@@ -5,10 +5,10 @@ import dagster as dg
 from xtts_assets.assets.corpus import segments, transcripts, videos
 from xtts_assets.assets.training import base_model
 from xtts_assets.partitions import videos_partitions
-from xtts_assets.platform import Platform, check_specs
+from xtts_assets.platform import Platform, check_specs, column_schema
 from xtts_core.dataset.ljspeech import LJSPEECH_DATASET, make_ljspeech_dataset
-from xtts_core.dataset.metadata import METADATA, make_metadata
-from xtts_core.dataset.split import TRAIN_VAL_SPLITS, make_train_val_splits
+from xtts_core.dataset.metadata import METADATA, METADATA_SCHEMA, make_metadata
+from xtts_core.dataset.split import SPLIT_SCHEMA, TRAIN_VAL_SPLITS, make_train_val_splits
 
 
 @dg.asset(
@@ -18,6 +18,7 @@ from xtts_core.dataset.split import TRAIN_VAL_SPLITS, make_train_val_splits
     group_name="dataset",
     kinds={"parquet"},
     code_version=METADATA.code_version,
+    metadata=column_schema(METADATA_SCHEMA),
     check_specs=check_specs(METADATA, videos_partitions),
 )
 def metadata(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
@@ -37,6 +38,7 @@ def metadata(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materi
     group_name="dataset",
     kinds={"parquet"},
     code_version=TRAIN_VAL_SPLITS.code_version,
+    metadata=column_schema(SPLIT_SCHEMA),
     check_specs=check_specs(TRAIN_VAL_SPLITS, videos_partitions),
 )
 def train_val_splits(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:

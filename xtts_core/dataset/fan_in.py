@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from xtts_core.dataset.metadata import METADATA_SCHEMA, read_metadata
-from xtts_core.dataset.split import leaking_clips
+from xtts_core.dataset.metadata import METADATA_SCHEMA
+from xtts_core.dataset.split import accepted_table, leaking_clips
 from xtts_core.errors import DatasetError, UpstreamError
 from xtts_core.stage import StageResult, usable
 from xtts_core.store import CorpusStore
@@ -66,23 +66,26 @@ def usable_splits(
     return splits, refused
 
 
-def joined(store: CorpusStore, video_ids: Iterable[str]) -> tuple[pa.Table, dict[str, str]]:
-    """The clips of some videos without those that must not be trained on, and why each is left
-    out."""
+def joined(
+    store: CorpusStore, video_ids: Iterable[str], columns: Sequence[str] = CLIPS_SCHEMA.names
+) -> tuple[pa.Table, dict[str, str]]:
+    """Some columns of the clips of some videos, without those that must not be trained on, and
+    why each of these is left out."""
+    read = list(dict.fromkeys((*columns, "clip_id", "text", "split")))
+    schema = pa.schema([CLIPS_SCHEMA.field(name) for name in read], CLIPS_SCHEMA.metadata)
     clips = pa.concat_tables(
-        [CLIPS_SCHEMA.empty_table(), *(_with_sides(store, video) for video in video_ids)]
+        [schema.empty_table(), *(_with_sides(store, video, schema) for video in video_ids)]
     )
-    columns = clips.select(["clip_id", "text", "split"])
+    judged = clips.select(["clip_id", "text", "split"])
     left_out = leaking_clips(
-        row for batch in columns.to_batches(max_chunksize=1_000) for row in batch.to_pylist()
+        row for batch in judged.to_batches(max_chunksize=1_000) for row in batch.to_pylist()
     )
     kept = pc.invert(pc.is_in(clips["clip_id"], pa.array(left_out, pa.string())))
-    return clips.filter(kept), left_out
+    return clips.filter(kept).select(list(columns)), left_out
 
 
-def _with_sides(store: CorpusStore, video_id: str) -> pa.Table:
-    clips = read_metadata(store.metadata(video_id))
-    clips = clips.filter(clips["accepted"]).sort_by("start_sample")
+def _with_sides(store: CorpusStore, video_id: str, schema: pa.Schema) -> pa.Table:
+    clips = accepted_table(store, video_id, [name for name in schema.names if name != "split"])
     sides = pq.read_table(store.split(video_id), columns=["clip_id", "split"])
     at = pc.index_in(clips["clip_id"], sides["clip_id"].combine_chunks())
     if at.null_count:
@@ -91,6 +94,5 @@ def _with_sides(store: CorpusStore, video_id: str) -> pa.Table:
             where=str(store.split(video_id)),
             remedy="Materialise train_val_splits of this video again",
         )
-    return clips.append_column(CLIPS_SCHEMA.field("split"), sides["split"].take(at)).cast(
-        CLIPS_SCHEMA
-    )
+    side = sides["split"].take(at)
+    return clips.append_column(CLIPS_SCHEMA.field("split"), side).select(schema.names).cast(schema)

@@ -161,16 +161,12 @@ def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             remedy="Materialise metadata of this video again",
         )
     table = file.read(columns=[name for name in wanted if name in found.names])
-    fields = [METADATA_SCHEMA.field(name) for name in wanted]
-    return pa.table(
-        [
-            table[field.name].cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(len(table), field.type)
-            for field in fields
-        ],
-        schema=pa.schema(fields, metadata=METADATA_SCHEMA.metadata),
-    )
+    for name in wanted:
+        if name not in table.column_names:
+            absent = pa.nulls(len(table), METADATA_SCHEMA.field(name).type)
+            table = table.append_column(METADATA_SCHEMA.field(name), absent)
+    schema = pa.schema([METADATA_SCHEMA.field(name) for name in wanted], METADATA_SCHEMA.metadata)
+    return table.select(wanted).cast(schema)
 
 
 def make_metadata(

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from math import ceil
 
 _WORD = re.compile(r"\w+")
+_EPSILON = 1e-9
 
 
 def near_duplicates(
@@ -23,13 +24,13 @@ def near_duplicates(
     Args:
         similarity: in (0, 1].
     """
-    counts = Counter(word for text in (*texts, *others) for word in _words(text))
+    sets = {other: words for other in sorted(others) if (words := _words(other))}
+    counts = Counter(word for words in sets.values() for word in words)
 
     def rarest(words: frozenset[str]) -> list[str]:
-        kept = len(words) - ceil(similarity * len(words)) + 1
+        kept = len(words) - ceil(similarity * len(words) - _EPSILON) + 1
         return sorted(words, key=lambda word: (counts[word], word))[:kept]
 
-    sets = {other: words for other in sorted(others) if (words := _words(other))}
     with_word: defaultdict[str, list[str]] = defaultdict(list)
     for other, words in sets.items():
         for word in rarest(words):
@@ -39,7 +40,10 @@ def near_duplicates(
     for text in texts:
         if not (words := _words(text)):
             continue
+        least, most = similarity * len(words) - _EPSILON, len(words) / similarity + _EPSILON
         for other in {other for word in rarest(words) for other in with_word.get(word, ())}:
+            if not least <= len(sets[other]) <= most:
+                continue
             alike = _jaccard(words, sets[other])
             if alike >= similarity and (-alike, other) < _rank(found.get(text)):
                 found[text] = (other, alike)

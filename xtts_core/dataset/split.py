@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xtts_core.dataset.metadata import read_metadata
+from xtts_core.dataset.metadata import METADATA_SCHEMA, read_metadata
 from xtts_core.dataset.near_duplicates import near_duplicates
 from xtts_core.settings import DatasetSettings, SplitSettings
 from xtts_core.stage import (
@@ -51,9 +51,16 @@ TRAIN_VAL_SPLITS = Stage(
 )
 
 SPLIT_SCHEMA = pa.schema(
-    [("clip_id", pa.string()), ("split", pa.string()), ("group", pa.string())],
+    [
+        pa.field("clip_id", pa.string(), metadata={"description": "the clip, as in metadata"}),
+        pa.field("split", pa.string(), metadata={"description": "train or val"}),
+        pa.field("group", pa.string(), metadata={"description": "clips of one group share a side"}),
+    ],
     metadata={"xtts_schema_version": "1"},
 )
+
+
+_READ = ("clip_id", "text", "start_sample", "end_sample", "duration_s")
 
 
 def make_train_val_splits(
@@ -63,7 +70,7 @@ def make_train_val_splits(
     metadata = require(store, "metadata", video_id)
 
     def build(fingerprint: str) -> Outcome:
-        clips = accepted_clips(store, video_id)
+        clips = accepted_table(store, video_id, _READ).to_pylist()
         rows = assign(clips, settings.split)
         progress(len(rows), len(clips), "clips")
         path = store.split(video_id)
@@ -98,9 +105,18 @@ def make_train_val_splits(
 
 def accepted_clips(store: CorpusStore, video_id: str) -> list[dict[str, Any]]:
     """The accepted rows of one video's metadata, in the order of the audio."""
-    table = read_metadata(store.metadata(video_id))
-    rows: list[dict[str, Any]] = table.filter(table["accepted"]).to_pylist()
-    return sorted(rows, key=lambda row: row["start_sample"])
+    rows: list[dict[str, Any]] = accepted_table(store, video_id).to_pylist()
+    return rows
+
+
+def accepted_table(
+    store: CorpusStore, video_id: str, columns: Sequence[str] = METADATA_SCHEMA.names
+) -> pa.Table:
+    """Some columns of the accepted rows of one video's metadata, in the order of the audio."""
+    table = read_metadata(
+        store.metadata(video_id), [*{**dict.fromkeys(columns), "accepted": 0, "start_sample": 0}]
+    )
+    return table.filter(table["accepted"]).sort_by("start_sample").select(list(columns))
 
 
 def assign(clips: Sequence[Mapping[str, Any]], settings: SplitSettings) -> list[dict[str, str]]:
