@@ -2,7 +2,8 @@
 
 `metadata.csv` holds `id|raw text|normalised text` (Ito & Johnson, The LJ Speech Dataset, 2017);
 `metadata_train.csv` and `metadata_val.csv` hold the two sides; `wavs/` the clips, as hard links
-where the file system allows.
+where the file system allows. `left_out.csv` names each accepted clip that is not among them, with
+the reason (`id|reason`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ LJSPEECH_DATASET = Stage(
     ),
 )
 
+_MOST_LINES = 200
 _READ = ("clip_id", "path", "sha256", "duration_s", "text_raw", "text", "split")
 _LISTINGS = {
     "metadata_train.csv": ("train",),
@@ -65,7 +67,8 @@ def make_ljspeech_dataset(
         clips, left_out = joined(store, [split.key for split in splits], _READ)
         folder = store.ljspeech_dir
         wavs = link_wavs(store, clips, folder / "wavs", progress)
-        listings = write_listings(clips, folder)
+        listings = [*write_listings(clips, folder), folder / "left_out.csv"]
+        write_text(listings[-1], "".join(f"{clip}|{why}\n" for clip, why in left_out.items()))
         for stray in set((folder / "wavs").glob("*.wav")) - set(wavs):
             stray.unlink()
         sides = Counter(clips["split"].to_pylist())
@@ -149,11 +152,11 @@ def link_wavs(
 
 
 def left_out_table(left_out: Mapping[str, str], refused: Mapping[str, str]) -> str:
-    """Markdown: each clip and video that is left out, and why."""
+    """Markdown: each video and clip that is left out, and why; of many the first."""
     lines = ["| clip or video | why it is left out |", "|---|---|"]
-    return "\n".join(
-        lines + [f"| {name} | {why} |" for name, why in {**left_out, **refused}.items()]
-    )
+    lines += [f"| {name} | {why} |" for name, why in {**refused, **left_out}.items()]
+    more = len(lines) - _MOST_LINES
+    return "\n".join(lines[:_MOST_LINES] + ([f"| … | and {more} more |"] if more > 0 else []))
 
 
 def _link(source: str, target: str) -> None:

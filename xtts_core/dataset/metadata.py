@@ -143,28 +143,36 @@ def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     file = pq.ParquetFile(path)
     found = file.schema_arrow
     version = int((found.metadata or {}).get(_VERSION_KEY, b"0"))
+    wanted = METADATA_SCHEMA.names if columns is None else list(columns)
+    later = _ADDED_IN_4 if version < 4 else frozenset()
+    lacking = [name for name in wanted if name not in found.names and name not in later]
+    strange = [
+        f"{name} ({found.field(name).type})"
+        for name in wanted
+        if name in found.names and found.field(name).type != METADATA_SCHEMA.field(name).type
+    ]
+    problem = ""
     if not _OLDEST_READABLE <= version <= SCHEMA_VERSION:
+        problem = (
+            f"has version {version} of the metadata schema, and versions {_OLDEST_READABLE} to "
+            f"{SCHEMA_VERSION} can be read"
+        )
+    elif lacking:
+        problem = f"lacks columns: {', '.join(lacking)}"
+    elif strange:
+        problem = f"has columns of another type: {', '.join(strange)}"
+    if problem:
         raise DatasetError(
-            f"The file has version {version} of the metadata schema, and versions "
-            f"{_OLDEST_READABLE} to {SCHEMA_VERSION} can be read",
+            f"The file {problem}",
             where=str(path),
             remedy="Update the platform"
             if version > SCHEMA_VERSION
             else "Materialise metadata of this video again",
         )
-    wanted = METADATA_SCHEMA.names if columns is None else list(columns)
-    later = _ADDED_IN_4 if version < 4 else frozenset()
-    if lacking := [name for name in wanted if name not in found.names and name not in later]:
-        raise DatasetError(
-            f"The file lacks columns: {', '.join(lacking)}",
-            where=str(path),
-            remedy="Materialise metadata of this video again",
-        )
     table = file.read(columns=[name for name in wanted if name in found.names])
-    for name in wanted:
-        if name not in table.column_names:
-            absent = pa.nulls(len(table), METADATA_SCHEMA.field(name).type)
-            table = table.append_column(METADATA_SCHEMA.field(name), absent)
+    for field in (METADATA_SCHEMA.field(name) for name in wanted):
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     schema = pa.schema([METADATA_SCHEMA.field(name) for name in wanted], METADATA_SCHEMA.metadata)
     return table.select(wanted).cast(schema)
 

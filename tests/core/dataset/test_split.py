@@ -88,6 +88,16 @@ def test_a_short_video_keeps_its_clips_for_training() -> None:
     assert set(sides(rows).values()) == {"train"}
 
 
+def test_a_training_text_that_is_nearly_a_held_out_one_is_named_with_it() -> None:
+    text = "o trem das sete saiu com dez minutos adiantado"
+    rows = [
+        {"clip_id": "a_1", "text": text, "split": "val"},
+        {"clip_id": "b_1", "text": text.replace("sete", "oito"), "split": "train"},
+        {"clip_id": "b_2", "text": text.replace("sete", "oito").upper(), "split": "train"},
+    ]
+    assert leaking_clips(rows) == {"b_1": "its text is nearly that of the held-out a_1 (0.80)"}
+
+
 def test_a_training_text_that_another_video_holds_out_is_named_with_the_clip_it_equals() -> None:
     rows = [
         {"clip_id": "a_1", "text": "bom dia", "split": "val"},
