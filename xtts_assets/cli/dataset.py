@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
@@ -12,6 +14,7 @@ from rich.text import Text
 
 from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
 from xtts_core.corpus.catalogue import read_catalogue
+from xtts_core.dataset.report import MAX_SAMPLES, report_path, write_report
 from xtts_core.dataset.trainability import REASONS
 from xtts_core.errors import UpstreamError
 from xtts_core.settings import Environment
@@ -57,6 +60,38 @@ def show() -> None:
         for name, count in reasons.most_common():
             table.add_row(name, str(count), REASONS[name])
         console.print(table)
+
+
+@app.command()
+def report(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the page goes; reports/dataset.html of the corpus unless told.",
+            dir_okay=False,
+            resolve_path=True,
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, max=MAX_SAMPLES, help="How many clips can be heard in it.")
+    ] = 40,
+    seed: Annotated[int, typer.Option(help="Another one draws other clips.")] = 0,
+) -> None:
+    """One HTML page that needs nothing else, to look at the clips and listen to some: totals and
+    yield, why clips are rejected, histograms, speakers, videos."""
+    environment = Environment.load()
+    store = CorpusStore(environment.corpus_root)
+    page = output or report_path(store)
+    listed = {row.video_id for row in read_catalogue(environment.videos_csv).rows}
+    summary = write_report(store, page, samples=samples, seed=seed, listed=listed)
+    console.print(
+        f"{summary.accepted:,} of {summary.clips:,} clips are accepted, "
+        f"{summary.bytes / 1e6:.1f} MB: {page}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _stopped_at(store: CorpusStore, video_id: str) -> str:

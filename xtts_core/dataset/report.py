@@ -74,7 +74,7 @@ class Measure:
 
 MEASURES = (
     Measure("duration_s", "Duration", "s", 2, histogram=True),
-    Measure("characters_per_s", "Rate", "characters/s", 1, histogram=True),
+    Measure("characters_per_s", "Rate", "chars/s", 1, histogram=True),
     Measure("snr_db", "SNR", "dB", 1, histogram=True),
     Measure("loudness_lufs", "Loudness", "LUFS", 1, histogram=True),
     Measure("speaker_similarity", "Speaker similarity", "", 3, histogram=True),
