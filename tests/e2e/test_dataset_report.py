@@ -16,7 +16,7 @@ from xtts_core.dataset.metadata import METADATA_SCHEMA
 from xtts_core.store import CorpusStore, write_json
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 HOSTILE = '</script><script>document.title="taken"</script><img src=x onerror="document.title=1">'
 
@@ -90,24 +90,30 @@ def page_file(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.root / "reports" / "dataset.html"
 
 
-@pytest.fixture
-def page(page_file: Path, chromium: str) -> Iterator[Page]:
-    """The page, open; nothing may go wrong or be asked of a network while a test clicks."""
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_context(offline=True).new_page()
-        problems: list[str] = []
-        asked: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_file.as_uri())
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(page_file: Path, browser: Browser) -> Iterator[Page]:
+    """The page, open; nothing may go wrong or be asked of a network while a test clicks."""
+    page = browser.new_context(offline=True).new_page()
+    problems: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(page_file.as_uri())
+    yield page
+    page.context.close()
     assert problems == []
     assert {url.split(":")[0] for url in asked[1:]} <= {"data"}
 
@@ -182,21 +188,15 @@ def test_a_hostile_text_stays_text(page: Page) -> None:
     assert page.title() == "Dataset: 5 clips"
 
 
-def test_markup_that_gets_in_is_not_run(page_file: Path, chromium: str) -> None:
+def test_markup_that_gets_in_is_not_run(page_file: Path, browser: Browser) -> None:
     """The page's policy, should an escape ever be missed."""
-    from playwright.sync_api import sync_playwright
-
     taken = page_file.with_name("taken.html")
     taken.write_text(page_file.read_text().replace("<main>", f"<main><script></script>{HOSTILE}"))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_context(offline=True).new_page()
+    with browser.new_context(offline=True) as context:
+        page = context.new_page()
         page.goto(taken.as_uri())
         assert page.locator("img").count() == 1
         assert page.title() == "Dataset: 5 clips"
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
