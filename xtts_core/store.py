@@ -213,7 +213,11 @@ class CorpusStore:
         return self.root / "models" / name
 
     def audio_codes(self, base: str, video_id: str) -> Path:
-        return self.root / "codes" / base / f"{video_id}.safetensors"
+        """The index of a video's codes; their shards lie in `audio_codes_dir`."""
+        return self.root / "codes" / base / f"{video_id}.parquet"
+
+    def audio_codes_dir(self, base: str, video_id: str) -> Path:
+        return self.root / "codes" / base / video_id
 
     @property
     def checkpoints_dir(self) -> Path:

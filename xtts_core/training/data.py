@@ -1,4 +1,4 @@
-"""The training data: clips read from the files of `audio_codes`, batches, conditioning spans.
+"""The training data: clips read from the shards of `audio_codes`, batches, conditioning spans.
 
 Nothing is random that a killed run could not repeat: the order of an epoch and each clip's span
 follow from the seed, the epoch and the clip's id alone.
@@ -7,7 +7,6 @@ follow from the seed, the epoch and the clip's id alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -34,23 +34,19 @@ _BUCKET_CODES = 8
 
 
 class ClipTensors(Protocol):
-    """Where the tensors `<clip_id>.codes` and `<clip_id>.audio` come from."""
+    """Where the tensors `<sha256 of a clip>.codes` and `<sha256>.audio` come from."""
 
     def length(self, name: str) -> int: ...
 
     def read(self, name: str, start: int, end: int) -> Tensor: ...
 
 
-class CodesFile:
-    """An `audio_codes` file, mapped into memory."""
+class Shard:
+    """A shard of `audio_codes`, mapped into memory: it needs no file handle, and stays readable
+    where `audio_codes` is made anew meanwhile and removes it."""
 
     def __init__(self, path: Path) -> None:
         self._file: Any = safe_open(path, framework="pt")
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What its header says of each clip."""
-        rows: list[dict[str, Any]] = json.loads(self._file.metadata()["clips"])
-        return rows
 
     def length(self, name: str) -> int:
         return int(self._file.get_slice(name).get_shape()[0])
@@ -82,23 +78,29 @@ class Clip:
     speaker: str
     language: str
     text: str
+    sha256: str
     split: str
     snr_db: float
+    bandwidth_hz: float | None
+    speaker_similarity: float | None
     samples: int
     tensors: ClipTensors
 
     @classmethod
     def of(cls, row: Mapping[str, Any], tensors: ClipTensors) -> Clip:
-        """From a row of an `audio_codes` header."""
+        """From a row of `described_clips` or of an `audio_codes` index."""
         return cls(
             clip_id=row["clip_id"],
             video_id=row["video_id"],
             speaker=row["speaker"],
             language=row["language"],
             text=row["text"],
+            sha256=row["sha256"],
             split=row["split"],
             snr_db=row["snr_db"],
-            samples=tensors.length(f"{row['clip_id']}.audio"),
+            bandwidth_hz=row["bandwidth_hz"],
+            speaker_similarity=row["speaker_similarity"],
+            samples=tensors.length(f"{row['sha256']}.audio"),
             tensors=tensors,
         )
 
@@ -113,12 +115,12 @@ class Clip:
 
     def codes(self) -> Tensor:
         """(n_codes,) int64."""
-        return self.tensors.read(f"{self.clip_id}.codes", 0, self.n_codes).long()
+        return self.tensors.read(f"{self.sha256}.codes", 0, self.n_codes).long()
 
     def audio(self, start: int = 0, end: int | None = None) -> Tensor:
         """(end - start,) int16 at 22 050 Hz."""
         return self.tensors.read(
-            f"{self.clip_id}.audio", start, self.samples if end is None else end
+            f"{self.sha256}.audio", start, self.samples if end is None else end
         )
 
 
@@ -161,9 +163,15 @@ class Batch:
         )
 
 
-def read_clips(files: Iterable[Path]) -> list[Clip]:
-    """The clips of some `audio_codes` files, from their headers alone."""
-    return [Clip.of(row, file) for file in map(CodesFile, files) for row in file.rows()]
+def read_clips(indexes: Iterable[Path]) -> list[Clip]:
+    """The clips of some `audio_codes` indexes; of their shards only the headers are read."""
+    clips: list[Clip] = []
+    for index in indexes:
+        folder = index.with_suffix("")
+        rows = pq.read_table(index).to_pylist()
+        shards = {name: Shard(folder / name) for name in {row["shard"] for row in rows}}
+        clips += [Clip.of(row, shards[row["shard"]]) for row in rows]
+    return clips
 
 
 def epoch_batches(

@@ -19,7 +19,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 class TrainingJob:
     """One training run.
 
-    `codes` are the files of `audio_codes`; `left_out` the clip ids in them that are not to be
+    `codes` are the indexes of `audio_codes`; `left_out` the clip ids in them that are not to be
     used; `run_dir` keeps the states a killed run resumes from, the TensorBoard events, and at the
     end `result/`.
     """

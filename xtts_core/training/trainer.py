@@ -54,7 +54,7 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
         return TrainingReport.read(job.report)
     settings = job.settings
     optimisation = settings.optimisation
-    data = _read_data(job)
+    data = read_data(job)
 
     device = torch.device(resolve_device(settings.device))
     model = load_model(job.base_dir, str(device))
@@ -180,8 +180,14 @@ class Data:
             yield make_batch([clip], [span(clip)], self.tokens)
 
 
-def _read_data(job: TrainingJob) -> Data:
-    clips = [clip for clip in read_clips(job.codes) if clip.clip_id not in set(job.left_out)]
+def read_data(job: TrainingJob) -> Data:
+    """Every clip of the job that is not left out.
+
+    Raises:
+        DatasetError: there is nothing to train on, or nothing to judge it by.
+    """
+    left_out = set(job.left_out)
+    clips = [clip for clip in read_clips(job.codes) if clip.clip_id not in left_out]
     trained = [clip for clip in clips if clip.split == "train"]
     held_out = [clip for clip in clips if clip.split == "val"]
     if not trained or not held_out:

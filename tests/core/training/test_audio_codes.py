@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from safetensors import safe_open
 from TTS.tts.layers.tortoise.arch_utils import TorchMelSpectrogram
 
 from xtts_core.dataset.split import accepted_clips
@@ -17,7 +14,7 @@ from xtts_core.errors import DatasetError, UpstreamError
 from xtts_core.model.loading import load_dvae, load_mel_stats
 from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
 from xtts_core.stage import require, usable
-from xtts_core.store import CorpusStore, sha256_file
+from xtts_core.store import CorpusStore
 from xtts_core.training.codes import AUDIO_CODES, CodedClip, make_audio_codes, verdicts
 from xtts_core.training.data import read_clips
 from xtts_core.training.mel import code_mel, conditioning_mel
@@ -57,9 +54,8 @@ def test_both_spectrograms_equal_those_of_coqui_tts(corpus: CorpusStore, upstrea
     torch.testing.assert_close(conditioning_mel(stats)(audio), style(audio))
 
 
-def test_the_file_tells_what_training_needs_without_any_other(corpus: CorpusStore) -> None:
-    with safe_open(corpus.audio_codes("tiny", VIDEO), framework="pt") as file:
-        rows = json.loads(file.metadata()["clips"])
+def test_the_index_tells_what_training_needs_without_any_other(corpus: CorpusStore) -> None:
+    rows = pq.read_table(corpus.audio_codes("tiny", VIDEO)).to_pylist()
     metadata = pq.read_table(corpus.metadata(VIDEO)).to_pylist()
     assert [row["text"] for row in rows] == [row["text"] for row in metadata]
     assert [row["split"] for row in rows] == ["train"] * 4 + ["val"]
@@ -138,9 +134,3 @@ def test_another_base_model_than_the_one_asked_for_is_refused(corpus: CorpusStor
 def test_codes_are_judged_by_range_and_length(clip: CodedClip, failed: set[str]) -> None:
     found = verdicts([clip], {}, n_tokens=1024)
     assert {verdict.check for verdict in found if not verdict.passed} == failed
-
-
-def test_the_recorded_hash_is_that_of_the_file(corpus: CorpusStore) -> None:
-    path: Path = corpus.audio_codes("tiny", VIDEO)
-    assert require(corpus, AUDIO_CODES.name, VIDEO).outputs == (path,)
-    assert sha256_file(path)

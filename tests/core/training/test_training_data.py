@@ -35,8 +35,11 @@ def clip(clip_id: str, samples: int, *, speaker: str = "ana", split: str = "trai
         speaker=speaker,
         language="pt",
         text="bom dia a todos",
+        sha256=clip_id,
         split=split,
         snr_db=20.0,
+        bandwidth_hz=None,
+        speaker_similarity=None,
         samples=samples,
         tensors=LoadedTensors({}),
     )
