@@ -63,6 +63,12 @@ def own_corpus(corpus: CorpusStore, tmp_path: Path) -> CorpusStore:
 
 
 @pytest.fixture(scope="session")
+def demo_corpus() -> ModuleType:
+    """What records metadata and splits."""
+    return demo
+
+
+@pytest.fixture(scope="session")
 def shorten_metadata() -> Callable[[CorpusStore, str], None]:
     """Records the metadata of a video anew, without its last clip."""
 

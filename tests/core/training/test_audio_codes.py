@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -14,9 +18,9 @@ from xtts_core.errors import DatasetError, UpstreamError
 from xtts_core.model.loading import load_dvae, load_mel_stats
 from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
 from xtts_core.stage import require, usable
-from xtts_core.store import CorpusStore
+from xtts_core.store import CorpusStore, sha256_file
 from xtts_core.training.codes import AUDIO_CODES, CodedClip, make_audio_codes, verdicts
-from xtts_core.training.data import read_clips
+from xtts_core.training.data import Clip, read_clips
 from xtts_core.training.mel import code_mel, conditioning_mel
 
 VIDEO = "feira-dora"
@@ -134,3 +138,99 @@ def test_another_base_model_than_the_one_asked_for_is_refused(corpus: CorpusStor
 def test_codes_are_judged_by_range_and_length(clip: CodedClip, failed: set[str]) -> None:
     found = verdicts([clip], {}, n_tokens=1024)
     assert {verdict.check for verdict in found if not verdict.passed} == failed
+
+
+def cut_into(store: CorpusStore, demo: Any, number: int) -> list[dict[str, object]]:
+    """Record `number` clips of 0.6 s, cut from the video's own, and their splits."""
+    rows = accepted_clips(store, VIDEO)
+    sound = np.concatenate([soundfile.read(store.root / r["path"], dtype="int16")[0] for r in rows])
+    starts = np.linspace(0, len(sound) - 13_230, number).astype(int)
+    cut = []
+    for i, start in enumerate(starts):
+        path = store.root / "segments" / VIDEO / f"{VIDEO}_{i:05d}.wav"
+        soundfile.write(path, sound[start : start + 13_230], SAMPLE_RATE_HZ, subtype="PCM_16")
+        cut.append(
+            {
+                **rows[0],
+                "clip_id": path.stem,
+                "path": store.relative(path),
+                "sha256": sha256_file(path),
+                "start_sample": i,
+            }
+        )
+    record(store, demo, cut)
+    return cut
+
+
+def record(store: CorpusStore, demo: Any, rows: list[dict[str, object]]) -> None:
+    demo.record_metadata(store, VIDEO, rows)
+    demo.record_splits(store, VIDEO, dict.fromkeys((str(r["clip_id"]) for r in rows), "train"))
+
+
+def codes_on_disk(store: CorpusStore) -> dict[str, bytes]:
+    folder = store.audio_codes_dir("tiny", VIDEO)
+    files = [store.audio_codes("tiny", VIDEO), *folder.iterdir()]
+    return {path.name: path.read_bytes() for path in files}
+
+
+KILLED_AT_THE_HUNDREDTH_CLIP = """
+import os, signal, sys
+from pathlib import Path
+from xtts_core.settings import TrainingSettings
+from xtts_core.store import CorpusStore, sha256_file
+from xtts_core.training.codes import make_audio_codes
+
+def progress(done, total, unit):
+    if done == 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+settings = TrainingSettings.model_validate({"base_model": {"name": "tiny"}})
+make_audio_codes(CorpusStore(Path(sys.argv[1])), settings, "feira-dora", progress)
+"""
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_shard(
+    own_corpus: CorpusStore, demo_corpus: Any
+) -> None:
+    cut_into(own_corpus, demo_corpus, 140)
+    run = [sys.executable, "-c", KILLED_AT_THE_HUNDREDTH_CLIP, str(own_corpus.root)]
+    assert subprocess.run(run, check=False).returncode == -signal.SIGKILL
+    told: list[float] = []
+    result = make_audio_codes(own_corpus, SETTINGS, VIDEO, lambda done, *_: told.append(done))
+    assert (result.row_count, result.metadata["clips_coded"]) == (140, 140 - 64)
+    assert (told[0], told[-1]) == (64, 140)
+    resumed = codes_on_disk(own_corpus)
+
+    for path in own_corpus.audio_codes_dir("tiny", VIDEO).iterdir():
+        path.unlink()
+    assert make_audio_codes(own_corpus, SETTINGS, VIDEO).metadata["clips_coded"] == 140
+    assert codes_on_disk(own_corpus) == resumed
+    assert len(resumed) == 4
+
+
+def test_a_clip_whose_audio_is_unchanged_is_not_coded_again(
+    own_corpus: CorpusStore, demo_corpus: Any
+) -> None:
+    rows = accepted_clips(own_corpus, VIDEO)
+    before = {clip.clip_id: clip.codes() for clip in clips_of(own_corpus)}
+    record(own_corpus, demo_corpus, [{**row, "text": "outro texto"} for row in rows[1:]])
+    result = make_audio_codes(own_corpus, SETTINGS, VIDEO)
+    assert (result.row_count, result.metadata["clips_coded"]) == (4, 0)
+    assert len(codes_on_disk(own_corpus)) == 2, "the shard that is no longer needed is gone"
+    for clip in clips_of(own_corpus):
+        assert clip.text == "outro texto"
+        assert torch.equal(clip.codes(), before[clip.clip_id])
+
+
+def test_a_damaged_shard_is_coded_again(own_corpus: CorpusStore) -> None:
+    before = codes_on_disk(own_corpus)
+    (shard,) = own_corpus.audio_codes_dir("tiny", VIDEO).iterdir()
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert make_audio_codes(own_corpus, SETTINGS, VIDEO).metadata["clips_coded"] == 5
+    assert codes_on_disk(own_corpus) == before
+
+
+def clips_of(store: CorpusStore) -> list[Clip]:
+    return read_clips([store.audio_codes("tiny", VIDEO)])

@@ -6,25 +6,28 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from xtts_core.dataset.fan_in import gather
 from xtts_core.errors import DatasetError, TrainingError
 from xtts_core.model.loading import MODEL_FILE, load_mel_stats, load_model
 from xtts_core.settings import TrainingSettings
-from xtts_core.store import write_json
+from xtts_core.store import CorpusStore, write_json
 from xtts_core.training.data import held_out_spans, make_batch, read_clips, tokenise
 from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
 from xtts_core.training.loss import text_and_audio_loss
 from xtts_core.training.mel import conditioning_mel
-from xtts_core.training.trainer import Curve, learning_rate_factor, train
+from xtts_core.training.trainer import Curve, learning_rate_factor, read_data, train
 
 
 def with_settings(job: TrainingJob, **sections: dict[str, Any]) -> TrainingJob:
@@ -199,6 +202,23 @@ def test_a_corpus_with_nothing_held_out_is_refused(job: TrainingJob) -> None:
     held_out = tuple(clip.clip_id for clip in read_clips(job.codes) if clip.split == "val")
     with pytest.raises(DatasetError, match="8 clips to train on and 0 to judge it by"):
         run(replace(job, left_out=held_out))
+
+
+def test_an_epoch_of_the_trainer_has_every_accepted_clip_once(
+    job: TrainingJob, corpus: CorpusStore
+) -> None:
+    accepted = Counter(
+        row["clip_id"]
+        for video_id in ("cidade-alex", "feira-dora")
+        for row in pq.read_table(corpus.metadata(video_id)).to_pylist()
+        if row["accepted"]
+    )
+    left_out = gather(corpus).left_out
+    data = read_data(replace(job, left_out=tuple(left_out)))
+    batches = [batch for step in data.epoch(1, job.settings.optimisation) for batch in step]
+    touched = Counter(clip for batch in [*batches, *data.validation()] for clip in batch.clip_ids)
+    assert touched == accepted - Counter(left_out)
+    assert touched.total() == 10
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
