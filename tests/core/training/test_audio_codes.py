@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from TTS.tts.layers.tortoise.arch_utils import TorchMelSpectrogram
 
 from xtts_core.dataset.split import accepted_clips
@@ -18,7 +19,7 @@ from xtts_core.errors import DatasetError, UpstreamError
 from xtts_core.model.loading import load_dvae, load_mel_stats
 from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
 from xtts_core.stage import require, usable
-from xtts_core.store import CorpusStore, sha256_file
+from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
 from xtts_core.training.codes import AUDIO_CODES, CodedClip, make_audio_codes, verdicts
 from xtts_core.training.data import Clip, read_clips
 from xtts_core.training.mel import code_mel, conditioning_mel
@@ -177,7 +178,7 @@ KILLED_AT_THE_HUNDREDTH_CLIP = """
 import os, signal, sys
 from pathlib import Path
 from xtts_core.settings import TrainingSettings
-from xtts_core.store import CorpusStore, sha256_file
+from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
 from xtts_core.training.codes import make_audio_codes
 
 def progress(done, total, unit):
@@ -234,3 +235,23 @@ def test_a_damaged_shard_is_coded_again(own_corpus: CorpusStore) -> None:
 
 def clips_of(store: CorpusStore) -> list[Clip]:
     return read_clips([store.audio_codes("tiny", VIDEO)])
+
+
+@pytest.mark.parametrize(("name", "coded"), [("dvae.safetensors", 5), ("model.safetensors", 0)])
+def test_only_another_dvae_has_the_clips_coded_again(
+    own_corpus: CorpusStore, name: str, coded: int
+) -> None:
+    path = own_corpus.base_model("tiny") / name
+    tensors = load_file(path)
+    save_file({key: tensor + 0 for key, tensor in tensors.items()}, path, {"revision": "2"})
+    record = own_corpus.record("base_model", "@")
+    entries = read_json(record)
+    entry = entries["outputs"][own_corpus.relative(path)]
+    entry |= {
+        "size": path.stat().st_size,
+        "mtime_ns": path.stat().st_mtime_ns,
+        "sha256": sha256_file(path),
+    }
+    write_json(record, entries)
+    own_corpus.record(AUDIO_CODES.name, VIDEO).unlink()
+    assert make_audio_codes(own_corpus, SETTINGS, VIDEO).metadata["clips_coded"] == coded
