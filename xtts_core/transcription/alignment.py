@@ -31,6 +31,9 @@ there. Less may be the recogniser's slip."""
 
 FEWEST_CHARACTERS = 40
 """A shorter cue is divided by this: one letter that was heard wrongly is much of a `sim`."""
+FEWEST_LETTERS_OF_ANOTHER = 3
+"""Where so many letters of a short cue differ, and most of it, another word was said: `não` for
+`sim`, or nothing."""
 
 _WORD = re.compile(r"\w[\w'-]*")
 
@@ -225,4 +228,5 @@ def _disagreements(said: Sequence[str], written: _Written, fit: _Fit) -> Iterato
         )
         shown = " ".join(written.words[first:last])
         distance = Levenshtein.distance(shown, " ".join(heard))
-        yield distance / max(len(shown), FEWEST_CHARACTERS)
+        another = distance >= FEWEST_LETTERS_OF_ANOTHER and distance > len(shown) / 2
+        yield distance / (len(shown) if another else max(len(shown), FEWEST_CHARACTERS))

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -103,17 +104,33 @@ def guards(recognised: Recognised, spoken: str, duration_s: float) -> list[str]:
 
 
 def text_guards(spoken: str, duration_s: float) -> list[str]:
-    """The guards that need no recogniser: repetition, and a text that does not fit its time."""
+    """The guards that need no recogniser: repetition, and a text that does not fit its time.
+
+    Digits may be said again and again: telephone numbers are.
+    """
     words = re.findall(r"[\w'-]+", spoken)
-    phrases = Counter(zip(words, words[1:], words[2:], strict=False))
-    runs = re.search(rf"\b([\w'-]+)(?:\W+\1\b){{{_MAX_SAME_WORD - 1},}}", spoken)
+    digits = _spoken_digits()
+    phrases = Counter(
+        phrase
+        for phrase in zip(words, words[1:], words[2:], strict=False)
+        if not digits.issuperset(phrase)
+    )
+    longest = max((len(list(run)) for word, run in groupby(words) if word not in digits), default=0)
     rate = len(spoken) / duration_s
     found = {
-        "repetition": runs is not None or max(phrases.values(), default=0) >= _MAX_SAME_PHRASE,
+        "repetition": longest >= _MAX_SAME_WORD
+        or max(phrases.values(), default=0) >= _MAX_SAME_PHRASE,
         "too_fast": rate > MAX_CHARACTERS_PER_S,
         "too_slow": bool(words) and rate < MIN_CHARACTERS_PER_S,
     }
     return sorted(name for name, holds in found.items() if holds)
+
+
+@lru_cache(maxsize=1)
+def _spoken_digits() -> frozenset[str]:
+    from num2words import num2words
+
+    return frozenset(num2words(n, lang=lang) for n in range(10) for lang in ("pt_BR", "es", "en"))
 
 
 @lru_cache(maxsize=2)

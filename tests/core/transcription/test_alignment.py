@@ -100,3 +100,25 @@ def test_a_letter_of_a_short_cue_is_no_disagreement() -> None:
     part = spoken(39.9, 41.2, "sim senhor")
     assert part is not None
     assert 0 < part.cer < 0.05
+
+
+@pytest.mark.parametrize(
+    ("written", "heard"),
+    [("Não.", "Sim."), ("Pare!", ""), ("Vou.", "Não.")],
+)
+def test_a_short_cue_that_is_another_word_is_a_disagreement(written: str, heard: str) -> None:
+    cues = [
+        Cue(10.0, 12.0, "Você vai na festa amanhã?"),
+        Cue(12.2, 12.8, written),
+        Cue(13.0, 15.0, "Cada feirante precisa renovar a licença."),
+    ]
+    said = f"Você vai na festa amanhã? {heard} Cada feirante precisa renovar a licença."
+    part = spoken_part(cues, 9.9, 15.1, said, partial(normalize, language="pt-BR"))
+    assert part is not None
+    assert part.cer > 0.5
+
+
+def test_a_letter_of_a_short_cue_that_was_heard_wrongly_is_no_disagreement() -> None:
+    part = spoken(39.9, 41.1, "sim, senhor")
+    assert part is not None
+    assert part.cer < 0.1

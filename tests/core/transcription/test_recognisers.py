@@ -98,6 +98,7 @@ def test_a_clip_whose_text_looks_invented_is_heard_again_at_other_temperatures(
         ("hoje a conversa é sobre a feira.", 3.0, []),
         ("não não não não pode.", 3.0, ["repetition"]),
         ("não, não, não, não.", 3.0, ["repetition"]),
+        ("ligue para nove nove nove nove nove, oito oito oito oito.", 5.0, []),
         ("eu vou lá e eu vou lá e eu vou lá.", 3.0, ["repetition"]),
         ("muito obrigado por assistir ao vídeo de hoje.", 1.0, ["too_fast"]),
         ("oi.", 8.0, ["too_slow"]),
