@@ -17,7 +17,7 @@ from xtts_assets.runs import mark_run
 from xtts_core.corpus.catalogue import read_catalogue
 from xtts_core.errors import XttsError
 from xtts_core.settings import DatasetSettings, Environment, TrainingSettings
-from xtts_core.stage import Markdown, MetadataValue, Progress, Stage, StageResult
+from xtts_core.stage import Markdown, Progress, Stage, StageResult
 from xtts_core.store import CorpusStore
 
 LOG_INTERVAL_S = 5.0
@@ -102,7 +102,7 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
         self,
         context: dg.AssetExecutionContext,
         make: Callable[[Progress], StageResult],
-        extra: Callable[[StageResult], Mapping[str, MetadataValue]] = lambda result: {},
+        extra: Callable[[StageResult], Mapping[str, Any]] = lambda result: {},
     ) -> dg.MaterializeResult[Any]:
         """Run a stage and report it: metadata, data version and the result of each check.
 
@@ -210,5 +210,5 @@ def column_schema(schema: pa.Schema) -> dict[str, dg.TableSchema]:
     }
 
 
-def _shown(value: MetadataValue) -> Any:
+def _shown(value: Any) -> Any:
     return dg.MetadataValue.md(value.text) if isinstance(value, Markdown) else value

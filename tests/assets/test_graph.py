@@ -10,6 +10,7 @@ import pytest
 
 from xtts_assets.definitions import defs
 from xtts_assets.partitions import videos_partitions
+from xtts_core.dataset.metadata import METADATA_SCHEMA
 
 GRAPH: dict[str, tuple[bool, set[str]]] = {
     "videos": (True, set()),
@@ -64,6 +65,12 @@ def test_an_asset_has_at_least_two_checks_and_one_that_blocks(name: str) -> None
     assert len(checks) >= 2
     assert any(check.blocking for check in checks)
     assert all(check.description for check in checks)
+
+
+def test_dagster_shows_what_each_column_of_metadata_is() -> None:
+    schema = SPECS["metadata"].metadata["dagster/column_schema"]
+    assert [column.name for column in schema.columns] == METADATA_SCHEMA.names
+    assert all(column.description for column in schema.columns)
 
 
 def test_the_partition_set_is_called_videos() -> None:

@@ -1,5 +1,7 @@
 """From transcribed clips to a dataset: metadata, train_val_splits, ljspeech_dataset."""
 
+from typing import Any
+
 import dagster as dg
 
 from xtts_assets.assets.corpus import segments, transcripts, videos
@@ -8,7 +10,9 @@ from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform, check_specs, column_schema
 from xtts_core.dataset.ljspeech import LJSPEECH_DATASET, make_ljspeech_dataset
 from xtts_core.dataset.metadata import METADATA, METADATA_SCHEMA, make_metadata
+from xtts_core.dataset.report import report_path, write_report
 from xtts_core.dataset.split import SPLIT_SCHEMA, TRAIN_VAL_SPLITS, make_train_val_splits
+from xtts_core.stage import StageResult
 
 
 @dg.asset(
@@ -60,7 +64,18 @@ def train_val_splits(context: dg.AssetExecutionContext, platform: Platform) -> d
     check_specs=check_specs(LJSPEECH_DATASET),
 )
 def ljspeech_dataset(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
-    """Every accepted clip of every usable video in the LJSpeech layout."""
+    """Every accepted clip of every usable video in the LJSpeech layout, and the page to look at
+    them."""
+    listed = platform.listed
+
+    def report(result: StageResult) -> dict[str, dg.MetadataValue[Any]]:
+        path = report_path(platform.store)
+        if not (result.skipped and path.is_file()):
+            write_report(platform.store, path, listed=listed)
+        return {"report": dg.MetadataValue.path(path)}
+
     return platform.materialise(
-        context, lambda progress: make_ljspeech_dataset(platform.store, platform.listed, progress)
+        context,
+        lambda progress: make_ljspeech_dataset(platform.store, listed, progress),
+        extra=report,
     )

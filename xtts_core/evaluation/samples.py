@@ -279,7 +279,13 @@ def _reference_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The best training clip of the video (one video has one speaker)."""
     return min(
         (row for row in rows if row["split"] == "train"),
-        key=lambda row: reference_rank(row["duration_s"], row["snr_db"], row["clip_id"]),
+        key=lambda row: reference_rank(
+            row["clip_id"],
+            row["duration_s"],
+            row["snr_db"],
+            row["bandwidth_hz"],
+            row["speaker_similarity"],
+        ),
     )
 
 

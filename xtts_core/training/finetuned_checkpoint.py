@@ -290,7 +290,11 @@ def reference_clips(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
             by_speaker[clip.speaker].append(clip)
     chosen = {}
     for speaker, candidates in sorted(by_speaker.items()):
-        candidates.sort(key=lambda c: reference_rank(c.duration_s, c.snr_db, c.clip_id))
+        candidates.sort(
+            key=lambda c: reference_rank(
+                c.clip_id, c.duration_s, c.snr_db, c.bandwidth_hz, c.speaker_similarity
+            )
+        )
         best = candidates[:MIN_REFERENCES]
         for clip in candidates[MIN_REFERENCES:MAX_REFERENCES]:
             if sum(c.duration_s for c in best) + clip.duration_s <= REFERENCE_TOTAL_S:
@@ -299,11 +303,28 @@ def reference_clips(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
     return chosen
 
 
-def reference_rank(duration_s: float, snr_db: float, clip_id: str) -> tuple[bool, float, str]:
+def reference_rank(
+    clip_id: str,
+    duration_s: float,
+    snr_db: float,
+    bandwidth_hz: float | None,
+    speaker_similarity: float | None,
+) -> tuple[bool, float, str]:
     """How well a clip serves as a voice's reference, the best first: those of 3 to 11 s, then by
-    their signal-to-noise ratio."""
+    what is clean, bright and most like the speaker's other clips, each as a share of its range
+    (0 to 60 dB, 0 to 11 025 Hz, a cosine of 0.8 to 1). A measure that is missing counts as nought.
+    """
     shortest, longest = _REFERENCE_S
-    return (not shortest <= duration_s <= longest, -snr_db, clip_id)
+    quality = (
+        _share(snr_db, 0.0, 60.0)
+        + _share(bandwidth_hz, 0.0, SAMPLE_RATE_HZ / 2)
+        + _share(speaker_similarity, 0.8, 1.0)
+    )
+    return (not shortest <= duration_s <= longest, -quality, clip_id)
+
+
+def _share(value: float | None, low: float, high: float) -> float:
+    return 0.0 if value is None else min(max((value - low) / (high - low), 0.0), 1.0)
 
 
 def git_revision() -> str | None:

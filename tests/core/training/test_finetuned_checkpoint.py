@@ -268,6 +268,17 @@ def test_the_best_references_are_clean_and_neither_short_nor_long() -> None:
     assert [c.clip_id for c in chosen["bia"]] == ["hers"]
 
 
+def test_of_equally_clean_clips_the_brightest_and_most_like_the_speaker_is_the_reference() -> None:
+    clips = [
+        clip("unknown", 8.0, 30.0),
+        clip("dull", 8.0, 30.0, bandwidth_hz=5_000.0, speaker_similarity=0.95),
+        clip("unlike", 8.0, 30.0, bandwidth_hz=10_000.0, speaker_similarity=0.84),
+        clip("best", 8.0, 30.0, bandwidth_hz=10_000.0, speaker_similarity=0.95),
+    ]
+    chosen = reference_clips(clips)["ana"]
+    assert [c.clip_id for c in chosen] == ["best", "dull", "unlike"]
+
+
 def manifest(licence: str, **files: FileEntry) -> Manifest:
     origin = Origin(name="tiny", source="s", revision="1")
     return Manifest(kind="base", licence=licence, base_model=origin, files=files)
