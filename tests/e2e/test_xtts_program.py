@@ -97,6 +97,7 @@ def test_the_ljspeech_dataset_holds_the_accepted_clips(first_run: Any, corpus: C
     for clip_id, clip in accepted.items():
         wav = soundfile.info(corpus.root / "ljspeech" / "wavs" / f"{clip_id}.wav")
         assert wav.duration == pytest.approx(clip["duration_s"])
+    assert (corpus.root / "reports" / "dataset.html").is_file()
 
 
 def test_each_run_has_its_log_below_the_corpus(first_run: Any, corpus: Corpus) -> None:
