@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +17,10 @@ from xtts_core.dataset.trainability import (
     REASONS,
     Candidate,
     rejection_reasons,
+    surplus_copies,
 )
 from xtts_core.errors import DatasetError
-from xtts_core.settings import DatasetSettings, FilterSettings
+from xtts_core.settings import DatasetSettings
 from xtts_core.stage import (
     CheckSpec,
     Markdown,
@@ -212,7 +213,8 @@ def make_metadata(
                 )
             clips.append(_judge(row, segment, transcript, tokenizer, settings))
             progress(done, len(found), "clips")
-        _reject_copies(clips, settings.filters)
+        for clip in surplus_copies(clips, settings.filters.max_text_copies):
+            clip.update(accepted=False, reasons=[DUPLICATE_TEXT])
         table = pa.Table.from_pylist(clips, schema=METADATA_SCHEMA)
         path = store.metadata(video_id)
         with atomic_file(path) as aside:
@@ -333,15 +335,3 @@ def _judge(
         "accepted": not reasons,
         "reasons": list(reasons),
     }
-
-
-def _reject_copies(clips: Sequence[dict[str, Any]], filters: FilterSettings) -> None:
-    """Of the accepted clips with one text keep those with the best signal-to-noise ratio."""
-    by_text: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for clip in clips:
-        if clip["accepted"]:
-            by_text[clip["text"]].append(clip)
-    for copies in by_text.values():
-        copies.sort(key=lambda clip: (-clip["snr_db"], clip["start_sample"]))
-        for clip in copies[filters.max_text_copies :]:
-            clip.update(accepted=False, reasons=[DUPLICATE_TEXT])

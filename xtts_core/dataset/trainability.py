@@ -7,8 +7,10 @@ of more than 200 text tokens, of less than 0.5 s, or with an unknown token, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xtts_core.settings import MAX_CLIP_SAMPLES, FilterSettings, TextSettings
 from xtts_core.transcription.cascade import DISAGREEMENT
@@ -97,6 +99,23 @@ def rejection_reasons(
         "reverberant": _below(filters.max_reverberation_s, clip.reverberation_s),
     }
     return tuple(reason for reason in REASONS if holds.get(reason))
+
+
+def surplus_copies(clips: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Of the accepted clips with one text, all but the `most` with the best signal-to-noise ratio.
+
+    Args:
+        clips: rows with accepted, text, snr_db and start_sample, of one video.
+    """
+    by_text: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for clip in clips:
+        if clip["accepted"]:
+            by_text[clip["text"]].append(clip)
+    surplus = []
+    for copies in by_text.values():
+        copies.sort(key=lambda clip: (-clip["snr_db"], clip["start_sample"]))
+        surplus += copies[most:]
+    return surplus
 
 
 def _below(smaller: float | None, greater: float | None) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from xtts_core.dataset.trainability import REASONS, Candidate, rejection_reasons
+from xtts_core.dataset.trainability import REASONS, Candidate, rejection_reasons, surplus_copies
 from xtts_core.settings import FilterSettings, TextSettings
 
 GOOD = Candidate(
@@ -126,3 +126,20 @@ def test_every_reason_that_holds_is_given_in_the_order_of_the_list() -> None:
 def test_forced_cuts_are_accepted_where_the_settings_say_so() -> None:
     settings = FilterSettings(reject_forced_cuts=False)
     assert rejection_reasons(replace(GOOD, cut="forced"), settings, TextSettings()) == ()
+
+
+def test_of_clips_with_one_text_the_cleanest_are_kept() -> None:
+    def clip(
+        start: int, snr_db: float, text: str = "bom dia", accepted: bool = True
+    ) -> dict[str, object]:
+        return {"start_sample": start, "snr_db": snr_db, "text": text, "accepted": accepted}
+
+    clips = [
+        clip(1, 20.0),
+        clip(2, 30.0),
+        clip(3, 20.0),
+        clip(4, 40.0, accepted=False),
+        clip(5, 5.0, text="boa noite"),
+    ]
+    assert surplus_copies(clips, most=2) == [clips[2]]
+    assert surplus_copies(clips, most=3) == []
