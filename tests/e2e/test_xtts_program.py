@@ -191,6 +191,20 @@ def test_rows_are_added_listed_checked_and_removed(corpus: Corpus) -> None:
     assert "-new" not in corpus.xtts("videos", "list").stdout
 
 
+def test_the_dataset_is_exported_and_what_is_not_in_it_is_named(
+    first_run: Any, corpus: Corpus, tmp_path: Path
+) -> None:
+    done = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "hf")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pq.read_table(tmp_path / "hf" / "data")
+    lines = (corpus.root / "ljspeech" / "metadata.csv").read_text().splitlines()
+    assert f"{len(lines)} clips" in done.stdout
+    assert sorted(rows["clip_id"].to_pylist()) == sorted(line.split("|")[0] for line in lines)
+    again = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "ljspeech")
+    assert again.returncode == 1
+    assert "not an empty folder" in again.stderr + again.stdout
+
+
 def test_dataset_show_tells_what_is_there_and_why_clips_were_rejected(
     first_run: Any, corpus: Corpus
 ) -> None:

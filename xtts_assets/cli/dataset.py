@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xtts_assets.cli.display import counted
 from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
 from xtts_core.corpus.catalogue import read_catalogue
+from xtts_core.dataset.export import export_hf, export_ljspeech
 from xtts_core.dataset.report import MAX_SAMPLES, report_path, write_report
 from xtts_core.dataset.trainability import REASONS
 from xtts_core.errors import UpstreamError
@@ -84,10 +87,48 @@ def report(
     store = CorpusStore(environment.corpus_root)
     page = output or report_path(store)
     listed = {row.video_id for row in read_catalogue(environment.videos_csv).rows}
-    summary = write_report(store, page, samples=samples, seed=seed, listed=listed)
+    with counted(console) as progress:
+        summary = write_report(
+            store, page, samples=samples, seed=seed, listed=listed, progress=progress
+        )
     console.print(
         f"{summary.accepted:,} of {summary.clips:,} clips are accepted, "
         f"{summary.bytes / 1e6:.1f} MB: {page}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+class Format(StrEnum):
+    HF = "hf"
+    LJSPEECH = "ljspeech"
+
+
+@app.command()
+def export(
+    destination: Annotated[Path, typer.Argument(help="A new folder.", resolve_path=True)],
+    to: Annotated[
+        Format,
+        typer.Option(help="For Hugging Face `datasets`, or the LJSpeech layout."),
+    ],
+    link: Annotated[
+        bool, typer.Option("--link", help="Hard links instead of copies (ljspeech).")
+    ] = False,
+) -> None:
+    """The dataset for training elsewhere: the clips of ljspeech_dataset, in a folder of its own."""
+    environment = Environment.load()
+    store = CorpusStore(environment.corpus_root)
+    listed = {row.video_id for row in read_catalogue(environment.videos_csv).rows}
+    with counted(console) as progress:
+        if to is Format.HF:
+            done = export_hf(store, destination, listed, progress)
+        else:
+            done = export_ljspeech(store, destination, listed, progress, link=link)
+    for name, why in {**done.refused, **done.left_out, **done.rejected}.items():
+        console.print(Text(f"left out: {name}: {why}"), soft_wrap=True)
+    console.print(
+        f"{done.train + done.val:,} clips, {done.val:,} of them held out: {destination}",
         highlight=False,
         soft_wrap=True,
         markup=False,

@@ -4,16 +4,26 @@ that ended, and a table at the end."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from xtts_core.errors import XttsError
+from xtts_core.stage import Progress as StageProgress
 from xtts_core.stage import StageResult
 
 
@@ -46,6 +56,25 @@ class Entry:
             return str(self.error)
         failed = [v for v in self.result.verdicts if not v.passed]
         return "; ".join(f"{v.check} ({v.severity}): {v.description}" for v in failed)
+
+
+@contextmanager
+def counted(console: Console) -> Iterator[StageProgress]:
+    """A bar for one long job, gone when it ends."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:,.0f} {task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def progress(done: float, total: float | None, unit: str) -> None:
+            bar.update(task, completed=done, total=total, description=unit)
+
+        yield progress
 
 
 class Display:

@@ -139,14 +139,22 @@ def write_listings(clips: pa.Table, folder: Path) -> list[Path]:
 
 
 def link_wavs(
-    store: CorpusStore, clips: pa.Table, folder: Path, progress: Progress = silent
+    store: CorpusStore,
+    clips: pa.Table,
+    folder: Path,
+    progress: Progress = silent,
+    *,
+    copies: bool = False,
 ) -> list[Path]:
     """Put the WAV of each clip into `folder` as `<clip_id>.wav`: a hard link, or a copy where links
-    are not to be had."""
+    are not to be had or `copies` are asked for."""
     folder.mkdir(parents=True, exist_ok=True)
     wavs = [Path(f"{folder}/{clip_id}.wav") for clip_id in clips["clip_id"].to_pylist()]
     for done, (path, wav) in enumerate(zip(clips["path"].to_pylist(), wavs, strict=True), 1):
-        _link(f"{store.root}/{path}", str(wav))
+        if copies:
+            _copy(f"{store.root}/{path}", wav)
+        else:
+            _link(f"{store.root}/{path}", str(wav))
         progress(done, len(clips), "clips")
     return wavs
 
@@ -170,8 +178,12 @@ def _link(source: str, target: str) -> None:
         Path(target).unlink()
         _link(source, target)
     except OSError:
-        with atomic_file(Path(target)) as aside:
-            shutil.copyfile(source, aside)
+        _copy(source, Path(target))
+
+
+def _copy(source: str, target: Path) -> None:
+    with atomic_file(target) as aside:
+        shutil.copyfile(source, aside)
 
 
 def _line(clip_id: str, text_raw: str, text: str) -> str:
