@@ -100,6 +100,20 @@ def test_the_ljspeech_dataset_holds_the_accepted_clips(first_run: Any, corpus: C
     assert (corpus.root / "reports" / "dataset.html").is_file()
 
 
+def test_the_dataset_is_exported_and_what_is_not_in_it_is_named(
+    first_run: Any, corpus: Corpus, tmp_path: Path
+) -> None:
+    done = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "hf")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pq.read_table(tmp_path / "hf" / "data")
+    lines = (corpus.root / "ljspeech" / "metadata.csv").read_text().splitlines()
+    assert f"{len(lines)} clips" in done.stdout
+    assert sorted(rows["clip_id"].to_pylist()) == sorted(line.split("|")[0] for line in lines)
+    again = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "ljspeech")
+    assert again.returncode == 2
+    assert "not an empty folder" in again.stderr + again.stdout
+
+
 def test_each_run_has_its_log_below_the_corpus(first_run: Any, corpus: Corpus) -> None:
     names = {path.name.rsplit("-", 1)[0] for path in (corpus.root / "logs").glob("*.log")}
     assert names == {"prepare_base_model", "prepare_video", "build_dataset"}
@@ -189,20 +203,6 @@ def test_rows_are_added_listed_checked_and_removed(corpus: Corpus) -> None:
     assert "line 5" in checked.stdout
     assert corpus.xtts("videos", "remove", "--", "-new").returncode == 0
     assert "-new" not in corpus.xtts("videos", "list").stdout
-
-
-def test_the_dataset_is_exported_and_what_is_not_in_it_is_named(
-    first_run: Any, corpus: Corpus, tmp_path: Path
-) -> None:
-    done = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "hf")
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = pq.read_table(tmp_path / "hf" / "data")
-    lines = (corpus.root / "ljspeech" / "metadata.csv").read_text().splitlines()
-    assert f"{len(lines)} clips" in done.stdout
-    assert sorted(rows["clip_id"].to_pylist()) == sorted(line.split("|")[0] for line in lines)
-    again = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "ljspeech")
-    assert again.returncode == 1
-    assert "not an empty folder" in again.stderr + again.stdout
 
 
 def test_dataset_show_tells_what_is_there_and_why_clips_were_rejected(
