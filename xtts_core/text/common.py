@@ -16,18 +16,20 @@ LETTER = r"[^\W\d_ªº²³¹]"
 """Any letter, in a regular expression."""
 
 _KEYCAP = re.compile("[0-9#*]\ufe0f?\u20e3")
-_ODD = re.compile(r"[^\x20-\x7e\u00c0-\u024f]")
+_ODD = re.compile(r"[^\x20-\x7e\u00c0-\u024f]|[İıſ]")
 _QUOTES = re.compile(r"[\"`]|'{2,}")
 _APOSTROPHE = re.compile(rf"(?<!{LETTER})'|'(?!{LETTER})")
 _HYPHEN_OUTSIDE_WORD = re.compile(rf"(?<!{LETTER})-|-(?!{LETTER})")
 _EMOTICON = re.compile(r"(?<!\S)(?:[:;=][-']?[()DPp|*3]+|<3+|[xX]D)(?=[\s.,!?]|$)")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_DASH_IN_WORD = re.compile(r"(?<=\S)—(?=\S)")
 _EXPONENT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}]{{2}}|[⁰⁴-⁹])[{_SUPERSCRIPTS}]+")
 _POWER_DIGITS = str.maketrans(_SUPERSCRIPTS, "0123456789")
 _SPOKEN_ODD = {
     **dict.fromkeys("\u2018\u2019\u02bc\u2032\u00b4", "'"),
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a", '"'),
-    **dict.fromkeys("\u2013\u2014\u2012\u2015", "–"),
+    **dict.fromkeys("\u2013\u2012", "–"),
+    **dict.fromkeys("\u2014\u2015", "—"),
     **dict.fromkeys("\u2010\u2011\u2212", "-"),
     **dict.fromkeys("ªº°²³¹±×÷µ§¿¡€£¥‰≈≠≤≥√∞″", None),
     "¼": " 1/4",
@@ -36,6 +38,10 @@ _SPOKEN_ODD = {
     **dict.fromkeys("⁰⁴⁵⁶⁷⁸⁹", ""),
     "\u2044": "/",
     "\u00ad": "",
+    # Regular expressions that ignore case take these for s and i, which the rules' tables lack.
+    "ſ": "s",
+    "İ": "I",
+    "ı": "i",
     "™": " ",
     "℠": " ",
 }
@@ -48,12 +54,12 @@ def words_of(text: str) -> list[str]:
 
 def prepare(text: str) -> str:
     """Unicode NFC with one form of each mark: quotation marks, emoji and emoticons gone, `–` for
-    every dash, ASCII for every decimal digit, `^` before a power other than ² and ³, marks of
-    notes gone, and compatibility characters (`℃`, `㎞`, `…`) spelt out.
+    every dash but an em dash that stands free, ASCII for every decimal digit, `^` before a power
+    other than ² and ³, marks of notes gone, and compatibility characters (`℃`, `㎞`) spelt out.
     """
     text = _EMOTICON.sub(" ", unicodedata.normalize("NFC", _KEYCAP.sub(" ", text)))
     text = _EXPONENT.sub(lambda power: "^" + power[0].translate(_POWER_DIGITS), text)
-    text = _ODD.sub(lambda odd: _plain(odd[0]), text)
+    text = _DASH_IN_WORD.sub("–", _ODD.sub(lambda odd: _plain(odd[0]), text))
     text = _APOSTROPHE.sub(" ", _QUOTES.sub(" ", text))
     return re.sub(r"\s+", " ", text).strip()
 
@@ -84,7 +90,8 @@ _LEADING = re.compile(r"^[\s.,?!;:-]+")
 
 def finish(text: str) -> str:
     """Dashes and brackets as commas, one mark at a time, nothing unspoken, lowercase."""
-    text = _PAUSE.sub(", ", _BRACKET_BEFORE_MARK.sub("", _BRACKETS_AT_END.sub("", text)))
+    text = _BRACKETS_AT_END.sub("", text.replace("—", "–"))
+    text = _PAUSE.sub(", ", _BRACKET_BEFORE_MARK.sub("", text))
     text = _UNSPOKEN.sub(" ", text)
     text = _HYPHEN_OUTSIDE_WORD.sub(" ", _APOSTROPHE.sub(" ", text))
     text = _LEADING.sub("", _MARKS.sub(lambda run: _strongest(run[0]) + " ", text))

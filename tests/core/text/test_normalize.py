@@ -21,7 +21,12 @@ SENTENCES = [
     for sentence in json.loads((DEMO / f"{name}.truth.json").read_text(encoding="utf-8"))["speech"]
 ]
 ODD = st.sampled_from(
-    [*"0123456789.,-/:%$€£°ºª²⁶^~√h  '\"“()–—&@#+=!?…IVX½", " R$ ", "av", "dr", "km", " x ", "1/2"]
+    [
+        *"0123456789.,-/:%$€£°ºª²⁶^~√h  '\"“()–—&@#+=!?…IVX½",
+        *(" R$ ", "av", "dr", "km", " x ", "1/2", "mm3", " — "),
+        # ASCII letters to a pattern that ignores case.
+        *("İ", "ı", "ſ", "\u212a", "maı"),
+    ]
 )
 TEXTS = st.lists(
     st.one_of(st.text(max_size=8), ODD, st.sampled_from([c["input"] for c in CASES])), max_size=8

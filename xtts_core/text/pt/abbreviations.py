@@ -84,7 +84,7 @@ _STATES = {
     "SC": "Santa Catarina", "SP": "São Paulo", "SE": "Sergipe", "TO": "Tocantins",
 }  # fmt: skip
 _STATE_AFTER_TOWN = re.compile(
-    r"(?<=[a-zà-ÿ])(?:\s?\((?P<a>[A-Z]{2})\)|(?:\s?/\s?|\s[-–]\s|,\s)(?P<b>[A-Z]{2})(?![\w&-]))"
+    r"(?<=[a-zà-ÿ])(?:\s?\((?P<a>[A-Z]{2})\)|(?:\s?/\s?|\s[-–—]\s|,\s)(?P<b>[A-Z]{2})(?![\w&-]))"
 )
 
 

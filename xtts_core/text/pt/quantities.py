@@ -21,8 +21,11 @@ _BETWEEN = re.compile(rf"(?i)\b(entre {NUMBER}[h%]?)(?:-|\s?–\s?|\s-\s)(?=\d)"
 _FROM_HOUR = re.compile(
     rf"(?i)\b(das \d{{1,2}}(?:h(?:[0-5]\d)?|:[0-5]\d)?){_DASH}(?=\d{{1,2}}(?:h|:[0-5]\d))"
 )
-_SPACED = re.compile(rf"(?<![\d,.-])({NUMBER})\s-\s(?=({NUMBER}))")
-_RANGE = re.compile(rf"(?<=[\dh%]){_DASH}(?=\d)(?!\d+-\d)")
+_SPACED = re.compile(
+    rf"(?<![\d,.:-])({NUMBER})(h(?:[0-5]\d)?|:[0-5]\d|%)?(?:\s[-–]\s?|–\s)"
+    rf"(?=({NUMBER})(h|:[0-5]\d)?)"
+)
+_RANGE = re.compile(r"(?<=[\dh%])[-–](?=\d)(?!\d+-\d)")
 
 
 @when(r"\d")
@@ -30,8 +33,9 @@ def ranges(text: str) -> str:
     """10-20 and 14h–16h are said with `a`; with `e` after entre, with `às` after das."""
 
     def spaced(match: re.Match[str]) -> str:
-        rising = value_of(match[1]) < value_of(match[2])
-        return f"{match[1]} a " if rising else match[0]
+        rising = value_of(match[1]) < value_of(match[3])
+        by_the_clock = match[2] not in (None, "%") and match[4]
+        return f"{match[1]}{match[2] or ''} a " if rising or by_the_clock else match[0]
 
     text = _FROM_HOUR.sub(r"\1 às ", _BETWEEN.sub(r"\1 e ", text))
     return _RANGE.sub(" a ", _SPACED.sub(spaced, text))

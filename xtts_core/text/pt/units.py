@@ -8,19 +8,18 @@ from xtts_core.text.common import when
 from xtts_core.text.numbers import NUMBER
 from xtts_core.text.pt.grammar import number, value_of
 
+_LENGTHS = {
+    "km": "quilômetro", "m": "metro", "dm": "decímetro", "cm": "centímetro", "mm": "milímetro",
+}  # fmt: skip
 _UNITS = {
-    "km": ("quilômetro", "quilômetros"),
-    "m": ("metro", "metros"),
-    "dm": ("decímetro", "decímetros"),
-    "cm": ("centímetro", "centímetros"),
-    "mm": ("milímetro", "milímetros"),
+    **{symbol: (name, f"{name}s") for symbol, name in _LENGTHS.items()},
     "nm": ("nanômetro", "nanômetros"),
     "µm": ("micrômetro", "micrômetros"),
-    "km²": ("quilômetro quadrado", "quilômetros quadrados"),
-    "m²": ("metro quadrado", "metros quadrados"),
-    "cm²": ("centímetro quadrado", "centímetros quadrados"),
-    "m³": ("metro cúbico", "metros cúbicos"),
-    "cm³": ("centímetro cúbico", "centímetros cúbicos"),
+    **{
+        symbol + power: (f"{name} {kind}", f"{name}s {kind}s")
+        for symbol, name in _LENGTHS.items()
+        for power, kind in (("²", "quadrado"), ("³", "cúbico"))
+    },
     "ha": ("hectare", "hectares"),
     "″": ("polegada", "polegadas"),
     "kg": ("quilo", "quilos"),
@@ -81,7 +80,7 @@ _SPELLINGS = {
     **{"Km": "km", "KM": "km", "Kg": "kg", "KG": "kg", "Cm": "cm", "CM": "cm", "MM": "mm"},
     **{"l": "L", "ML": "ml", "Ml": "ml", "mL": "ml", "dL": "dl", "seg": "s", "KB": "kB"},
     **{"KW": "kW", "KWh": "kWh", "kwh": "kWh", "khz": "kHz", "hz": "Hz", "CV": "cv", "db": "dB"},
-    **{f"{name}{power}": name + sign for name in ("km", "m", "cm") for power, sign in ("2²", "3³")},
+    **{f"{name}{power}": name + sign for name in _LENGTHS for power, sign in ("2²", "3³")},
     **{"º C": "°C", "ºC": "°C", "° C": "°C", "º F": "°F", "ºF": "°F", "° F": "°F"},
     **{"mts": "m", "gr": "g", "grs": "g", "kgs": "kg", "kms": "km", "Mb/s": "Mbps"},
 }
