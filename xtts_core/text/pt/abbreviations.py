@@ -49,6 +49,7 @@ _WITH_MARKS = (
     (re.compile(r"(?i)\bp\.?\s?ex\."), "por exemplo"),
     (re.compile(r"(?i)\bn(?:\.\s?)?[º°]s\b"), "números"),
     (re.compile(r"(?i)\bs/\s?n(?:[º°]|\b)"), "sem número"),
+    (re.compile(r"(?i)\bn(?:\.\s?)?[º°]\.?\s?(?=\d)"), "número "),
     (re.compile(r"(?i)\bn(?:\.\s?)?[º°](?!\w)"), "número"),
     (re.compile(r"#\s?(?=\d)"), "número "),
     (re.compile(r"(?i)\bprof\.?ª\.?|\bprofa\b\.?"), "professora"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import when
+from xtts_core.text.numbers import INTEGER
 from xtts_core.text.pt.grammar import MONTHS, cardinal, integer
 
 _MONTH = "|".join(MONTHS)
@@ -22,7 +23,15 @@ _SHORT_MONTH_AFTER_DAY = re.compile(
 _DAY_MONTH = re.compile(r"(?<![\d/,.])(\d{1,2})/(\d{2})(?![\d/])(\sd[aeo]s?\b)?")
 _SAID_DAY_MONTH = re.compile(r"(?i)\b(dia|a partir de|desde|até|em) (\d{1,2})/(\d{1,2})(?![\d/])")
 _MONTH_YEAR = re.compile(r"(?<![\d/.])(\d{1,2})/(\d{4})(?![\d/])")
-_SHORT_MONTH_YEAR = re.compile(rf"(?i)(?<!\w)({_SHORT_MONTH})\.?/(\d{{4}})(?!\d)")
+_SHORT_MONTH_YEAR = re.compile(rf"(?i)(?<!\w)({_SHORT_MONTH})\.?/(\d{{4}}|\d{{2}})(?![\d/])")
+_NORM = re.compile(
+    r"(?i)\b((?:(?:lei|decreto|decreto-lei|resolução|processo|edital|portaria|medida provisória"
+    r"|emenda|projeto de lei|instrução normativa|ato|parecer|ofício|contrato|pregão"
+    r"|MP|PEC|PL|PLP)"
+    r"(?:\s(?:complementar|ordinária|federal|estadual|municipal|conjunta|eletrônico"
+    r"|constitucional|normativa))?(?:,?\snúmero)?|número(?=\s[\d.]+/\d{4}))\s)"
+    rf"({INTEGER})/(\d{{4}}|\d{{2}})(?![\d/])"
+)
 _FIRST_DAY = re.compile(rf"(?i)\b0?1\s?(?:\.?[ºo])?(?=\s+de\s+(?:{_MONTH})\b)")
 _PADDED_DAY = re.compile(rf"(?i)\b0([2-9])(?=\s+de\s+(?:{_MONTH})\b)")
 
@@ -37,8 +46,9 @@ def _date(day: str, month: str, year: str | None) -> str | None:
 
 @when(r"\d")
 def dates(text: str) -> str:
-    """15/03/2023, 2023-03-15, 15/03, 03/2023, 3/jul/1999, 20 jan. 2021, 1º de dezembro; what is
-    no date is left, and 1/10 before de, do, da is a fraction."""
+    """15/03/2023, 2023-03-15, 15/03, 03/2023, 3/jul/1999, 20 jan. 2021, 1º de dezembro, and
+    the number and year of a law; what is no date is left, and 1/10 before de, do, da is a
+    fraction."""
 
     def named(match: re.Match[str]) -> str:
         month = _SHORT_MONTHS[match[3].lower()]
@@ -63,13 +73,14 @@ def dates(text: str) -> str:
         month = int(match[1])
         return f"{MONTHS[month - 1]} de {integer(match[2])}" if 1 <= month <= 12 else match[0]
 
+    text = _NORM.sub(lambda m: f"{m[1]}{integer(m[2])} de {integer(m[3].lstrip('0') or '0')}", text)
     text = _DATE.sub(lambda m: _date(m[1], m[3], m[4]) or m[0], text)
     text = _ISO_DATE.sub(lambda m: _date(m[3], m[2], m[1]) or m[0], text)
     text = _SHORT_MONTH_AFTER_DAY.sub(written_out, _NAMED_DATE.sub(named, text))
     text = _SAID_DAY_MONTH.sub(said, text)
     text = _MONTH_YEAR.sub(month_and_year, _DAY_MONTH.sub(day_and_month, text))
     text = _SHORT_MONTH_YEAR.sub(
-        lambda m: f"{_SHORT_MONTHS[m[1].lower()]} de {integer(m[2])}", text
+        lambda m: f"{_SHORT_MONTHS[m[1].lower()]} de {integer(m[2].lstrip('0') or '0')}", text
     )
     return _PADDED_DAY.sub(r"\1", _FIRST_DAY.sub("primeiro", text))
 

@@ -51,7 +51,8 @@ _FEMININE = frozenset(
     febre febres greve greves goma gomas soma somas gema gemas algema algemas lista listas pista
     pistas vista vistas revista revistas conquista conquistas entrevista entrevistas
     colher colheres saúde equipe equipes elite elites etapa etapas catástrofe catástrofes síntese
-    sínteses tese teses dose doses posse posses sorte sortes virose viroses"""
+    sínteses tese teses dose doses posse posses sorte sortes virose viroses raiz raízes
+    perdiz perdizes codorniz codornizes"""
     )
 )
 _MASCULINE = frozenset(
@@ -61,7 +62,9 @@ _MASCULINE = frozenset(
     gorilas guarda guardas atleta atletas colega colegas poeta poetas profeta profetas papa papas
     pirata piratas trauma traumas camarada camaradas drama dramas panorama panoramas pediatra
     pediatras psiquiatra psiquiatras tapa tapas axioma axiomas monarca monarcas patriarca
-    patriarcas inseticida inseticidas mantra mantras"""
+    patriarcas inseticida inseticidas mantra mantras coração corações calção calções brasão brasões
+    artesão cortesão cidadão órgão blusão blusões bisão bisões tesão travessão travessões cabeção
+    cabeções camisão camisões arção arções"""
     )
 )
 _NO_NOUN = frozenset(
@@ -93,10 +96,11 @@ _MASCULINE_BEFORE = frozenset(
     )
 )
 _GREEK_MASCULINE = re.compile(r"(?:[eo]ma|grama|ista|auta)s?$")
-_FEMININE_PLURAL = re.compile(r"(?:as|ções|sões|dades|tudes|gens)$")
-_FEMININE_SINGULAR = re.compile(r"(?:a|ção|são|dade|tude|gem)$")
+_FEMININE_PLURAL = re.compile(r"(?:as|ções|sões|dades|tudes|gens|trizes)$")
+_FEMININE_SINGULAR = re.compile(r"(?:a|ção|são|dade|tude|gem|triz)$")
 _COUNTED = re.compile(
-    rf"(?:\smil)?(\s(?:a|e|ou|até)\s{NUMBER}(?:\smil)?)?\s({LETTER}+)(?:\s({LETTER}+))?"
+    rf"(?:\smil)?(\s(?:a|e|ou|até)\s{NUMBER}(?:\smil)?)?\s"
+    rf"(?:(?:ex|pós|pré|vice|mini|super|sub|auto)-)?({LETTER}+)(?:\s({LETTER}+))?"
 )
 _WORD_BEFORE = re.compile(rf"({LETTER}+)\s$")
 

@@ -10,8 +10,9 @@ from xtts_core.text.pt.grammar import counts_feminine, number, ordinal
 from xtts_core.text.pt.identifiers import parted
 from xtts_core.text.pt.units import UNIT
 
-_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})\.?\s?([ºª])(s?)(?!\w)")
-_TYPED_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})([oa])(s?)(?!\w)")
+_POINT_AFTER = r"(?:\.(?=\s[a-zà-ÿ]))?"
+_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})\.?\s?([ºª])(s?)(?!\w){_POINT_AFTER}")
+_TYPED_ORDINAL = re.compile(rf"(?<![\w,.])({INTEGER})([oa])(s?)(?!\w){_POINT_AFTER}")
 
 
 @when(r"\d")
@@ -33,9 +34,18 @@ _DECIMAL_POINT = re.compile(
 )
 
 
-@when(r"\d\.\d")
+_SPACED_THOUSANDS = re.compile(
+    r"(?i)(?<![\w.,/+(:-])(?<![\d)]\s)(?<!dia )(?<!tel )(?<!telefone )(?<!fone )(?<!celular )"
+    r"(?<!whatsapp )(?<!ligue )(?<!número )(?<!código )"
+    r"[1-9]\d{0,2}(?:\s\d{3})+(?![\w/.-]|\s\d)"
+)
+
+
+@when(r"\d[. ]\d")
 def decimals(text: str) -> str:
-    """A point before one or two digits marks decimals in money, measures and percentages."""
+    """A point before one or two digits marks decimals in money, measures and percentages; a space
+    before groups of three digits parts thousands, but not in a telephone number."""
+    text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", "."), text)
     return _DECIMAL_POINT.sub(
         lambda m: f"{m[1]},{m[2]}" if m[1] is not None else f"{m[3]},{m[4]}", text
     )

@@ -116,7 +116,8 @@ def percentages(text: str) -> str:
 
 
 _FRACTION = re.compile(
-    r"(?<![\w/,.])(?:(\d+)\s)?(\d{1,3})/(\d{1,4})(?![\w/]|,\d)"
+    r"(?<![\w/,.])(?<!apartamento )(?<!apartamentos )(?<!sala )(?<!salas )(?<!número )"
+    r"(?<!lote )(?<!quadra )(?<!bloco )(?:(\d+)\s)?(\d{1,3})/(\d{1,4})(?![\w/]|,\d)"
     rf"(?:\s(?:({UNIT})(?![\w/²³])|(?!d[aeo]s?\b|e\b|a\b|ou\b)({LETTER}+)))?"
 )
 _PARTS = {2: "meio", 3: "terço", 100: "centésimo", 1000: "milésimo"}

@@ -6,7 +6,7 @@ import re
 
 from xtts_core.text.common import when
 from xtts_core.text.numbers import NUMBER
-from xtts_core.text.pt.grammar import number, value_of
+from xtts_core.text.pt.grammar import SCALES, number, value_of
 
 _LENGTHS = {
     "km": "quilômetro", "m": "metro", "dm": "decímetro", "cm": "centímetro", "mm": "milímetro",
@@ -89,10 +89,13 @@ UNIT = "|".join(re.escape(u) for u in sorted(_SPELLINGS, key=len, reverse=True))
 
 _DIVISORS = {"h": "hora", "s²": "segundo ao quadrado", "un": "unidade", "hab": "habitante"}
 _DIVISOR = "|".join(["dia", "mês", "ano", "pessoa", *map(re.escape, _DIVISORS), UNIT])
-_MEASURE = re.compile(rf"((?:(?<![\w)])-)?{NUMBER})\s?({UNIT})(?:/({_DIVISOR}))?(?![\w²³/])")
+_MEASURE = re.compile(
+    rf"((?:(?<![\w)])-)?{NUMBER})(?:\s({SCALES})(?:\sde)?\s|\s?)({UNIT})(?:/({_DIVISOR}))?(?![\w²³/])"
+)
 _BARE_UNIT = re.compile(
     rf"(?<![\w/])(km|Km|KM|kg|Kg|KG|cm|mm|ml|m²|km²)(?:/({_DIVISOR}))?(?![\w²³/])"
 )
+_SCALE_BEFORE = re.compile(rf"(?<!\w)(?:{SCALES})(?:\sde)?\s$")
 _TYPED_DEGREE = re.compile(
     r"(?i)\b((?:faz|fez|fazia|fará|girou|gira|virou|marcou|marca|marcava|chegou a|chega a"
     r"|(?:ângulo|temperatura|mínima|máxima|sensação|inclinação|giro|curva) de)\s-?\d{1,3})\s?º"
@@ -122,16 +125,26 @@ _METRES_AND = re.compile(r"(?<![\w,.])(\d)\s?m\s?(\d\d)(?![\w,.]\d|\w)")
 
 @when(r"\d|k[mg]|K[mMgG]|[cm]m|ml|m²")
 def units(text: str) -> str:
-    """2,5 km, 90 km/h, 30 °C, 50 m²: singular below two, gender of the unit, `por` for a slash."""
+    """2,5 km, 90 km/h, 30 °C, 50 mil m²: singular below two, gender of the unit, `por` for a
+    slash."""
 
     def per(name: str | None) -> str:
         return f" por {divisor(name)}" if name else ""
 
     def measure(match: re.Match[str]) -> str:
-        amount, symbol, below = match.groups()
-        name = unit_name(symbol, plural=abs(value_of(amount)) >= 2)
-        return f"{number(amount, is_feminine_unit(symbol))} {name}{per(below)}"
+        amount, scale, symbol, below = match.groups()
+        name = unit_name(symbol, plural=scale is not None or abs(value_of(amount)) >= 2)
+        words = number(amount, is_feminine_unit(symbol) and scale in (None, "mil"))
+        if scale == "mil":
+            words = "mil" if amount == "1" else f"{words} mil"
+        elif scale:
+            words = f"{words} {scale} de"
+        return f"{words} {name}{per(below)}"
+
+    def bare(match: re.Match[str]) -> str:
+        counted = _SCALE_BEFORE.search(match.string[max(0, match.start() - 15) : match.start()])
+        return unit_name(match[1], plural=bool(match[2] or counted)) + per(match[2])
 
     text = _METRES_AND.sub(r"\1 m e \2", text)
     text = _MEASURE.sub(measure, _TYPED_DEGREE.sub(r"\1°", text))
-    return _BARE_UNIT.sub(lambda m: unit_name(m[1], plural=m[2] is not None) + per(m[2]), text)
+    return _BARE_UNIT.sub(bare, text)
