@@ -23,8 +23,8 @@ _HYPHEN_OUTSIDE_WORD = re.compile(rf"(?<!{LETTER})-|-(?!{LETTER})")
 _EMOTICON = re.compile(r"(?<!\S)(?:[:;=][-']?[()DPp|*3]+|<3+|[xX]D)(?=[\s.,!?]|$)")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _DASH_IN_WORD = re.compile(r"(?<=\S)—(?=\S)")
-_EXPONENT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}]{{2}}|[⁰⁴-⁹])[{_SUPERSCRIPTS}]+")
-_POWER_DIGITS = str.maketrans(_SUPERSCRIPTS, "0123456789")
+_EXPONENT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}]{{2}}|[⁰⁴-⁹⁻])⁻?[{_SUPERSCRIPTS}]+")
+_POWER_DIGITS = str.maketrans(f"{_SUPERSCRIPTS}⁻", "0123456789-")
 _SPOKEN_ODD = {
     **dict.fromkeys("\u2018\u2019\u02bc\u2032\u00b4", "'"),
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a", '"'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import LETTER, followed_by_new_sentence, when
+from xtts_core.text.pt.grammar import spelled
 
 _ABBREVIATIONS = {
     "dr": "doutor", "dra": "doutora", "drs": "doutores", "dras": "doutoras",
@@ -41,7 +42,7 @@ _LETTER_PAIRS = (
     (re.compile(r"(?<!\w)a\.\s?C\."), "antes de Cristo"),
     (re.compile(r"(?<!\w)d\.\s?C\."), "depois de Cristo"),
     (re.compile(r"(?<!\w)p\.\s?p\."), "pontos percentuais"),
-    (re.compile(r"\bS\.\s?A\.|\bS/A\b\.?"), "esse á"),
+    (re.compile(r"(?<![\w.])S\.\s?A\.|\bS/A\b\.?"), "esse á"),
 )
 _WITH_MARKS = (
     (re.compile(r"(?<=\w)\((es|s)\)"), r"\1"),
@@ -58,7 +59,7 @@ _WITH_MARKS = (
     (re.compile(r"\b[Vv]\.\s?[Ee]xa\."), "vossa excelência"),
     (re.compile(r"\b[Ss]\.\s?[Ee]xa\."), "sua excelência"),
     (re.compile(r"\b[Vv]\.\s?[Ss]a\."), "vossa senhoria"),
-    (re.compile(r"\bN\.\s?S(?:ra)?\.(?=\s?[A-ZÀ-Ýd])"), "nossa senhora"),
+    (re.compile(r"(?<![\w.])N\.\s?S(?:ra)?\.(?=\s?[A-ZÀ-Ýd])"), "nossa senhora"),
     (re.compile(r"\bi\.\s?e\."), "isto é"),
     (re.compile(r"\be\.\s?g\."), "por exemplo"),
     (re.compile(r"\bc/(?=\s|\w)"), "com "),
@@ -69,11 +70,16 @@ _WITH_MARKS = (
     (re.compile(r"§\s?§"), "parágrafos"),
     (re.compile(r"\b([NnDd]a|[Àà]|[Pp]ela) R\.\s(?=[A-ZÀ-Ý\d])"), r"\1 rua "),
     (re.compile(r"\bD\.\s?(?=[A-ZÀ-Ý]\w+[aá]\b)"), "dona "),
-    (re.compile(r"\bD\.\s?(?=(?:Pedro|João|Manuel|Afonso|Sebastião|Miguel|Dinis|Quixote)\b)"),
+    (re.compile(r"\bD\.\s?(?=(?:Pedro|João|Manuel|Afonso|Sebastião|Miguel|Dinis|Quixote"
+                r"|José|Hélder|Helder|Luís|Luiz|Fernando|Henrique|Duarte|Paulo|Evaristo|Odilo|Orani"
+                r"|Bosco|Casmurro|Juan|Diego|Carlos|Rafael|Rodrigo|Sancho)\b)"),
      "dom "),
     (re.compile(r"\bS\.\s?(?=(?:Paulo|João|José|Pedro|Luís|Bernardo|Caetano|Jorge)\b)"), "são "),
 )  # fmt: skip
 
+_CLUBS = {"Atlético", "Athletico", "América", "Botafogo", "Operário", "Cruz", "Nacional"}
+"""Their names are told apart by the letters of a state: Atlético-MG."""
+_STATE_AFTER_HYPHEN = re.compile(rf"(?<![\w-])({LETTER}{{2,}})-([A-Z]{{2}})(?![\w&-])")
 _NAME_AFTER = re.compile(r"\s?[A-ZÀ-Ý][a-zà-ÿ]")
 
 _STATES = {
@@ -92,6 +98,15 @@ _STATE_AFTER_TOWN = re.compile(
 def _state(match: re.Match[str]) -> str:
     name = _STATES.get(match["a"] or match["b"])
     return f", {name}" if name else match[0]
+
+
+def _state_after_hyphen(match: re.Match[str]) -> str:
+    name = _STATES.get(match[2])
+    if name is None:
+        return match[0]
+    if match[1] in _CLUBS:
+        return f"{match[1]} {spelled(match[2])}"
+    return f"{match[1]}{'' if match[1].isupper() else ','} {name}"
 
 
 @when(r"(?<!\w)\w\.\s?\w\.|S/A")
@@ -137,5 +152,6 @@ def abbreviations(text: str) -> str:
         return words + ("." if ends else " " if joined else "")
 
     text = _with_marks(_letter_pairs(text))
+    text = _STATE_AFTER_HYPHEN.sub(_state_after_hyphen, text)
     text = _ABBREVIATION.sub(expand, _STATE_AFTER_TOWN.sub(_state, text))
     return _WITHOUT_POINT.sub(lambda m: _ABBREVIATIONS[m[0].lower()], text)

@@ -7,13 +7,14 @@ import re
 from xtts_core.text.common import when, words_of
 from xtts_core.text.pt.grammar import spelled
 
-_SPELT = frozenset(words_of("BNDES OEA UTI IPI IR AGU EPI TRE TCE CEO UE UPP"))
-_READ = frozenset(
+_SPELT = frozenset(words_of("BNDES OEA UTI IPI IR AGU EPI TRE TCE CEO UE UPP OCDE USA"))
+READ = frozenset(
     words_of(
         """PIB ONG CEP AIDS LED WEB POP TOP VIP PET GIF CHIP CHAT PIX PSOL DOPS UERJ UNB MEC PAC
-        SAC IDEB OK SHOW ROCK GOLF STOP"""
+        SAC IDEB OK SHOW ROCK GOLF STOP SESC SESI OPEP COAF COP"""
     )
 )
+"""Acronyms that are read as words against the rule of their letters."""
 _WORDS = frozenset(
     words_of("""EU TU ELE DE DO DA NO NA EM UM SE ME TE OS AS AO OU OI VI LA AI VAI""")
 )
@@ -21,7 +22,9 @@ _WORDS = frozenset(
 _SAID = {"EUA": "Estados Unidos"}
 _SYLLABLE = "(?:QU|[CLN]H|[BCDFGPTV][LR]|[B-DF-HJ-NP-TV-Z])?[AEIOU]{1,3}(?:NS|RS|SP|[LRSZNMXC])?"
 _READABLE = re.compile(f"(?:{_SYLLABLE})+")
-_ACRONYM = re.compile(r"(?<![\w'-])([A-Z]{2,6})(s?)(?![\w'])")
+_CLUSTER = re.compile(r"(?!.?(?:STR|SCR|SPR))[B-DF-HJ-NP-TV-Z]{4}")
+_MIXED = re.compile(r"(?<![\w'-])(?:CNPq|[mrt]RNA|PhD)(?![\w'])")
+_ACRONYM = re.compile(r"(?<![\w'-])([A-Z]{2,7})(s?)(?![\w'])")
 _SHOUTED = re.compile(r"\b[A-ZÀ-Ý]{2,}(?: [A-ZÀ-Ý]{2,}){2,}\b")
 _DOTTED = re.compile(r"(?<!\w)(?:[A-Z]\.){2,}")
 _INITIAL = re.compile(r"(?<!\w)([A-Z])\.(?=\s?[A-ZÀ-Ý])")
@@ -35,14 +38,15 @@ _AFTER_LETTERED = re.compile(rf"(?i)(?<!\w)(?:{_LETTERED})\s$")
 
 
 def acronym(letters: str) -> str:
-    """An acronym in capitals as it is said: letter by letter where it has no vowel, has two
-    letters, or has up to four and no Portuguese syllables; else as a word."""
+    """An acronym in capitals as it is said: letter by letter where it has no vowel or four
+    consonants in a row, has two letters, or has up to four and no Portuguese syllables; else as a
+    word."""
     if letters in _SAID:
         return _SAID[letters]
-    if letters in _READ or letters in _WORDS:
+    if letters in READ or letters in _WORDS:
         return letters
     unreadable = len(letters) <= 4 and not _READABLE.fullmatch(letters)
-    silent = not re.search("[AEIOU]", letters)
+    silent = not re.search("[AEIOU]", letters) or _CLUSTER.search(letters)
     if letters in _SPELT or silent or len(letters) == 2 or unreadable:
         return spelled(letters)
     return letters
@@ -68,6 +72,7 @@ def acronyms(text: str) -> str:
     if not text.isupper():
         text = _INITIAL.sub(initial, _DOTTED.sub(dotted, text))
         if not _SHOUTED.search(text):
+            text = _MIXED.sub(lambda m: spelled(m[0]), text)
             text = _ACRONYM.sub(speak, text)
         text = _LONE_VOWEL.sub(lambda m: f"{m[1]} {spelled(m[2])}", text)
     return _LONE_CONSONANT.sub(lambda m: spelled(m[1]), text)

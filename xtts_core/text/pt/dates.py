@@ -32,6 +32,7 @@ _NORM = re.compile(
     r"|constitucional|normativa))?(?:,?\snúmero)?|número(?=\s[\d.]+/\d{4}))\s)"
     rf"({INTEGER})/(\d{{4}}|\d{{2}})(?![\d/])"
 )
+_DRAWN = re.compile(r"(?<![\w.,/-])\d\d(?:-\d\d){3,}(?![\w/-])")
 _FIRST_DAY = re.compile(rf"(?i)\b0?1\s?(?:\.?[ºo])?(?=\s+de\s+(?:{_MONTH})\b)")
 _PADDED_DAY = re.compile(rf"(?i)\b0([2-9])(?=\s+de\s+(?:{_MONTH})\b)")
 
@@ -73,6 +74,7 @@ def dates(text: str) -> str:
         month = int(match[1])
         return f"{MONTHS[month - 1]} de {integer(match[2])}" if 1 <= month <= 12 else match[0]
 
+    text = _DRAWN.sub(lambda m: m[0].replace("-", ", "), text)
     text = _NORM.sub(lambda m: f"{m[1]}{integer(m[2])} de {integer(m[3].lstrip('0') or '0')}", text)
     text = _DATE.sub(lambda m: _date(m[1], m[3], m[4]) or m[0], text)
     text = _ISO_DATE.sub(lambda m: _date(m[3], m[2], m[1]) or m[0], text)
@@ -96,6 +98,13 @@ def years(text: str) -> str:
     return _YEAR.sub(lambda m: m[1] + (integer(m[2]) if int(m[2]) % 100 else m[2]), text)
 
 
+_VERSE = re.compile(
+    r"\b((?:Gênesis|Êxodo|Levítico|Números|Deuteronômio|Josué|Juízes|Rute|Samuel|Reis|Crônicas"
+    r"|Esdras|Neemias|Ester|Jó|Salmos?|Provérbios|Eclesiastes|Isaías|Jeremias|Lamentações|Ezequiel"
+    r"|Daniel|Oseias|Joel|Amós|Jonas|Miqueias|Habacuque|Zacarias|Malaquias|Mateus|Marcos|Lucas"
+    r"|João|Atos|Romanos|Coríntios|Gálatas|Efésios|Filipenses|Colossenses|Tessalonicenses"
+    r"|Timóteo|Tito|Hebreus|Tiago|Pedro|Judas|Apocalipse)\s\d{1,3}):(?=\d)"
+)
 _MINUTE_SIGN = r"(?:minutos|min|m)\b"
 _SECOND_SIGN = r"(?:segundos|seg|s)"
 _HOURS = re.compile(
@@ -127,7 +136,9 @@ def _time(hour: str, minute: str | None, second: str | None = None) -> str:
 
 @when(r"\d")
 def hours(text: str) -> str:
-    """14h30, 14:30, 14h, 14:30:15, 2min30s, 12h/dia, and the feminine after `às`."""
+    """14h30, 14:30, 14h, 14:30:15, 2min30s, 12h/dia, and the feminine after `às`; João 3:16
+    is a verse."""
+    text = _VERSE.sub(r"\1, ", text)
     text = _HOURS.sub(lambda m: _time(m[1], m[2] or m[3], m[4]), text)
     text = _MINUTES.sub(
         lambda m: " e ".join(_counted(m[1], "minuto") + _counted(m[2], "segundo")) or m[0], text

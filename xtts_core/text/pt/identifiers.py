@@ -6,7 +6,7 @@ import re
 
 from xtts_core.text.common import LETTER, when
 from xtts_core.text.numbers import INTEGER
-from xtts_core.text.pt.acronyms import acronym
+from xtts_core.text.pt.acronyms import READ, acronym
 from xtts_core.text.pt.grammar import digit_by_digit, integer, spelled
 
 _TELEPHONE = re.compile(
@@ -34,7 +34,9 @@ _DOCUMENT = re.compile(
     r"(?<![\w.,-])(?:\d{3}\.\d{3}\.\d{3}-\d{2}"  # CPF
     r"|\d{2}\.\d{3}\.\d{3}/\d{4}-\d{2}"  # CNPJ
     r"|\d{1,2}\.\d{3}\.\d{3}-\d"  # RG
-    r"|\d{5}-\d{3})(?!\w)"  # CEP
+    r"|\d{5}-\d{3}"  # CEP
+    r"|\d{7}-\d{2}\.\d{4}\.\d\.\d{2}\.\d{4})(?!\w)"  # process of a court
+    r"|(?i:(?<=\bconta )|(?<=\bconta corrente )|(?<=\bagência ))\d{3,}(?:-\d)?(?![\w/-]|[.,]\d)"
 )
 _PLATE = re.compile(r"\b([A-Z]{3})(\d)([A-Z])(\d{2})\b|(?i:(?<=placa ))([A-Z]{3})[-\s]?(\d{4})\b")
 _LONG_NUMBER = re.compile(r"(?<![\w.,/-])\d{10,}(?<!000)(?![\w/-]|[.,]\d)")
@@ -42,7 +44,8 @@ _LONG_NUMBER = re.compile(r"(?<![\w.,/-])\d{10,}(?<!000)(?![\w/-]|[.,]\d)")
 
 @when(r"\d{2}")
 def documents(text: str) -> str:
-    """CPF, CNPJ, RG, CEP, number plates, and ten digits or more in a row: one by one."""
+    """CPF, CNPJ, RG, CEP, lawsuits, bank accounts, number plates, and ten digits or more in a
+    row: one by one."""
 
     def plate(match: re.Match[str]) -> str:
         return " ".join(
@@ -57,6 +60,7 @@ def documents(text: str) -> str:
 
 _CODE = re.compile(r"(?<![\w-])(?=[A-Z-]*\d)(?=[\d-]*[A-Z])[A-Z\d]+(?:-[A-Z\d]+)*(?![\w-])")
 _RUN = re.compile(r"-?[A-Z]+-?|\d+")
+_CODE_WITH_POINT = re.compile(r"(?<![\w-])([A-Z]{1,3}\d{1,2})\.(?=\d(?![\w.]))")
 _THOUSANDS = re.compile(r"(?<=\d)\s?k\b")
 _VERSION_LETTER = re.compile(r"(?<!\w)v\.?(?=\d)")
 
@@ -70,9 +74,11 @@ def codes(text: str) -> str:
         letters = run.strip("-")
         if letters.isdecimal():
             return integer(letters)
-        return spelled(letters) if len(letters) <= (2 if "-" in run else 3) else acronym(letters)
+        short = len(letters) <= (2 if "-" in run else 3) and letters not in READ
+        return spelled(letters) if short else acronym(letters)
 
     text = _VERSION_LETTER.sub("vê ", _THOUSANDS.sub(" mil", text))
+    text = _CODE_WITH_POINT.sub(r"\1 vírgula ", text)
     return _CODE.sub(lambda m: " ".join(map(word, _RUN.findall(m[0]))), text)
 
 

@@ -48,11 +48,12 @@ _SCORE_WORDS = re.compile(
 _TEAM_BEFORE = re.compile(r"(?:^|\s)[A-ZÀ-Ý][\w-]+\s$")
 _TEAM_AFTER = re.compile(r"\s[A-ZÀ-Ý]\w")
 _TIMES = re.compile(r"(?<=\d)\s?[x×]\s?(?=\d)")
+_SIDES = re.compile(rf"(\d\s?(?:{UNIT}))\s?[x×]\s?(?=\d)")
 _TIMES_AFTER = re.compile(r"(?<!\d)(\d+)\s?[x×](?:/(dia|semana|mês|ano|hora))?(?!\w)")
 _MATCH = re.compile(r"(?<=\w) [x×] (?=[A-ZÀ-Ý])")
 
 
-@when(r"(?:\d\s?|\w )[x×]")
+@when(r"\d\s?[x×]|\w\s?[x×](?:\s|\d)")
 def scores(text: str) -> str:
     """Brasil x Chile; 2x1 between two names or after a word of winning and losing is
     `dois a um`; else 3x4 is `três por quatro`, and 3x alone `três vezes`."""
@@ -71,6 +72,7 @@ def scores(text: str) -> str:
         home = _TEAM_BEFORE.search(f"{match.string[: match.start()]} ")
         return " versus " if home else match[0]
 
+    text = _SIDES.sub(r"\1 por ", text)
     text = _TIMES.sub(" por ", _SCORE.sub(score, text))
     return _MATCH.sub(opponents, _TIMES_AFTER.sub(times, text))
 
@@ -78,11 +80,12 @@ def scores(text: str) -> str:
 _OPERATION = re.compile(rf"(?<=\d)\s?([-–x×*/])\s?(?={NUMBER}(?:\s?[-+–x×*/÷]\s?{NUMBER})*\s?=)")
 _OPERATORS = {"-": "menos", "–": "menos", "/": "dividido por"}
 _PRODUCT = re.compile(r"(?<=\d)\s?\*\s?(?=\d)")
-_POWER = re.compile(r"(?<![\d.])(\d+)\s?(?:\^(\d+)|([²³]))")
+_POWER = re.compile(r"(?<![\d.])(\d+)\s?(?:\^(-?\d+)|([²³]))")
+_NEGATIVE = re.compile(r"(?<!\d\s)(?<!\S)–(?=\d)")
 _SIGNED = re.compile(r"(?<![\w)])([-+])\s?(?=\d)")
 
 
-@when(r"[-+=~√^²³*]")
+@when(r"[-–+=~√^²³*]")
 def mathematics(text: str) -> str:
     """5 - 3 = 2, 10^6, 5², √9, ~50, and the sign of a number; a raised 2 or 3 after a number of
     four digits is the mark of a note."""
@@ -90,11 +93,12 @@ def mathematics(text: str) -> str:
     def power(match: re.Match[str]) -> str:
         base, exponent, mark = match.groups()
         if exponent:
-            return f"{base} elevado a {exponent}"
+            return f"{base} elevado a {exponent.replace('-', 'menos ')}"
         if len(base) > 3:
             return base
         return f"{base} {'ao quadrado' if mark == '²' else 'ao cubo'}"
 
+    text = _NEGATIVE.sub("-", text)
     text = _OPERATION.sub(lambda m: f" {_OPERATORS.get(m[1], 'vezes')} ", text)
     text = _POWER.sub(power, _PRODUCT.sub(" vezes ", text))
     return re.sub(r"~\s?(?=\d)", "cerca de ", text.replace("√", " raiz quadrada de "))
