@@ -186,6 +186,11 @@ class CorpusStore:
     def raw_provenance(self, video_id: str) -> Path:
         return self.root / "raw" / f"{video_id}.json"
 
+    @property
+    def imports_dir(self) -> Path:
+        """Recordings put together from datasets that were there before."""
+        return self.root / "imports"
+
     def download_dir(self, video_id: str) -> Path:
         """Partial downloads, kept between attempts so that they can be resumed."""
         return self.root / "downloads" / video_id

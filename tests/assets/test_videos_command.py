@@ -10,7 +10,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -163,3 +165,18 @@ def test_check_tells_what_addresses_of_youtube_need(
     checked = xtts("check")
     assert "lost.txt: The cookies file cannot be read" in checked.stdout
     assert checked.exit_code == 1
+
+
+def test_an_ljspeech_folder_is_imported_once(catalogue: Any, corpus: CorpusStore) -> None:
+    folder = corpus.root.parent / "voz"
+    (folder / "wavs").mkdir(parents=True)
+    soundfile.write(folder / "wavs" / "a.wav", np.zeros(22_050, np.int16), 22_050)
+    (folder / "metadata.csv").write_text("a|Bom dia.|bom dia.\nb|Boa noite.|boa noite.\n")
+    first = xtts("import", str(folder), "--speaker", "ana", "--licence", "CC0-1.0")
+    assert "1 clips in 1 recordings; 1 added" in first.stdout
+    assert "left out: line 2 (b): there is no wavs/b.wav or .flac" in first.stdout
+    (row,) = read_catalogue(corpus.root / "videos.csv").rows
+    assert (row.speaker, row.licence, row.subtitles) == ("ana", "CC0-1.0", "pt")
+    assert Path(row.source).name == "voz-001.wav"
+    assert (corpus.root / "imports" / "voz-001.pt.vtt").is_file()
+    assert "0 added, 1 known already" in xtts("import", str(folder)).stdout

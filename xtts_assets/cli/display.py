@@ -17,7 +17,6 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -60,19 +59,16 @@ class Entry:
 
 @contextmanager
 def counted(console: Console) -> Iterator[StageProgress]:
-    """A bar for one long job, gone when it ends."""
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.completed:,.0f} {task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
+    """A bar for work that may take long; nothing where nobody sees it."""
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), BarColumn(), text, TimeElapsedColumn())
+    unseen = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=unseen) as bar:
         task = bar.add_task("", total=None)
 
         def progress(done: float, total: float | None, unit: str) -> None:
-            bar.update(task, completed=done, total=total, description=unit)
+            of = "" if total is None else f" of {total:g}"
+            bar.update(task, completed=done, total=total, description=f"{done:g}{of} {unit}")
 
         yield progress
 

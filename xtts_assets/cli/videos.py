@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
+from xtts_assets.cli.display import counted
 from xtts_core.corpus.catalogue import (
     CatalogueRow,
     format_clock,
@@ -23,10 +21,11 @@ from xtts_core.corpus.catalogue import (
 from xtts_core.corpus.download import javascript_runtime, read_cookies
 from xtts_core.corpus.editing import append_row, append_rows, remove_row
 from xtts_core.corpus.listing import Media, list_source, probe
+from xtts_core.corpus.ljspeech_source import compose_recordings
 from xtts_core.corpus.sources import is_youtube, local_path
 from xtts_core.errors import CatalogueError, SettingsError
 from xtts_core.settings import DownloadSettings, Environment
-from xtts_core.stage import Progress
+from xtts_core.store import CorpusStore
 
 SPAN_TOLERANCE_S = 1.0
 """Containers round the length that they state."""
@@ -75,7 +74,7 @@ def add(
         row = append_row(csv_path, source=source, video_id=video_id, **given)
         _tell(f"{row.video_id}: {row.source}")
         return
-    with _shown() as progress:
+    with counted(console) as progress:
         listing = list_source(csv_path, source.strip(), environment.dataset().download, progress)
         if not listing.several:
             (item,) = listing.items
@@ -99,6 +98,38 @@ def add(
     _tell(f"{len(added.rows)} added, {added.known} known already, {len(left_out)} left out")
     if not added.rows and not added.known:
         raise typer.Exit(1)
+
+
+@app.command(name="import")
+def import_ljspeech(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="In the LJSpeech layout: metadata.csv and wavs/.", file_okay=False),
+    ],
+    language: Annotated[str, typer.Option(help="An XTTS language.")] = "pt",
+    speaker: Annotated[str, typer.Option(help="Who speaks; one name for one voice.")] = "",
+    licence: Annotated[str, typer.Option(help="What you may do with the recordings.")] = "",
+) -> None:
+    """Take over an existing LJSpeech folder: its clips in recordings of an hour, with its texts as
+    their subtitles, in imports/ of the corpus.
+
+    A line that cannot be used is named and left out.
+    """
+    environment = Environment.load()
+    store = CorpusStore(environment.corpus_root)
+    with counted(console) as progress:
+        composed = compose_recordings(folder, store.imports_dir, language, progress)
+    given = {"language": language, "speaker": speaker, "licence": licence, "subtitles": language}
+    cells = [{**given, "source": str(recording)} for recording in composed.recordings]
+    added = append_rows(environment.videos_csv, cells)
+    for left in (*composed.left_out, *added.left_out):
+        _tell(f"left out: {left.source}: {left.reason}", "yellow")
+    for row in added.rows:
+        _tell(f"{row.video_id}: {row.source}")
+    _tell(
+        f"{composed.clips} clips in {len(composed.recordings)} recordings; "
+        f"{len(added.rows)} added, {added.known} known already"
+    )
 
 
 @app.command(name="list")
@@ -142,7 +173,7 @@ def check() -> None:
     urls = [row for row in catalogue.rows if local_path(csv_path, row.source) is None]
     problems = [f"line {problem.line}: {problem.reason}" for problem in catalogue.problems]
     recorded_s = 0.0
-    with _shown() as progress:
+    with counted(console) as progress:
         for done, row in enumerate(catalogue.rows, 1):
             path = local_path(csv_path, row.source)
             if path is None:
@@ -202,22 +233,6 @@ def _unmet(urls: Sequence[CatalogueRow], settings: DownloadSettings) -> list[str
     except SettingsError as error:
         return [str(error)]
     return []
-
-
-@contextmanager
-def _shown() -> Iterator[Progress]:
-    """A bar for work that may take long."""
-    text = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), BarColumn(), text, TimeElapsedColumn())
-    unseen = not console.is_terminal
-    with Bar(*columns, console=console, transient=True, disable=unseen) as bar:
-        task = bar.add_task("", total=None)
-
-        def progress(done: float, total: float | None, unit: str) -> None:
-            of = "" if total is None else f" of {total:g}"
-            bar.update(task, completed=done, total=total, description=f"{done:g}{of} {unit}")
-
-        yield progress
 
 
 def _tell(message: str, style: str | None = None) -> None:
