@@ -26,13 +26,25 @@ _ABBREVIATIONS = {
     "séc": "século", "sécs": "séculos", "núm": "número", "obs": "observação", "máx": "máximo",
     "mín": "mínimo", "aprox": "aproximadamente", "vs": "versus", "etc": "etcétera",
     "ltda": "limitada", "ltd": "limitada", "cia": "companhia", "co": "companhia", "jr": "júnior",
-    "depto": "departamento",
+    "depto": "departamento", "brig": "brigadeiro", "gal": "general",
+    "pq": "parque", "tv": "travessa", "fl": "folha", "fls": "folhas",
 }  # fmt: skip
 _BEFORE_NAME = {
     "ver", "ten", "pe", "gen", "mal", "min", "des", "al", "fr", "cb", "sen", "dep", "pres", "gov",
     "adv", "arq", "alm", "eng", "maj", "rev",
+    "brig", "gal", "pq", "tv",
 }  # fmt: skip
 """Also words or units by themselves: abbreviations only with a capital, before a name."""
+_WEEKDAYS = {
+    "seg": "segunda", "ter": "terça", "qua": "quarta", "qui": "quinta", "sex": "sexta",
+    "sáb": "sábado", "dom": "domingo",
+}  # fmt: skip
+_WEEKDAY = re.compile(rf"(?i)(?<!\w)({'|'.join(_WEEKDAYS)})\.")
+# One alone may be the verb ter or seconds: a day only beside another, or after na.
+_WEEKDAY_LIST = re.compile(
+    rf"{_WEEKDAY.pattern}(?:(?:,\s?|\s(?:e|a|à|ou)\s){_WEEKDAY.pattern[4:]})+"
+    r"|(?<=\b[Nn]a )(?:seg|qua|qui|sex)\."
+)
 _SMALL_ONLY = {"ed", "tab"}
 _MAY_END_SENTENCE = {"etc", "ltda", "ltd", "jr"}
 _LONGEST = max(map(len, _ABBREVIATIONS))
@@ -61,6 +73,10 @@ _WITH_MARKS = (
     (re.compile(r"\b[Vv]\.\s?[Ss]a\."), "vossa senhoria"),
     (re.compile(r"(?<![\w.])N\.\s?S(?:ra)?\.(?=\s?[A-ZÀ-Ýd])"), "nossa senhora"),
     (re.compile(r"\bi\.\s?e\."), "isto é"),
+    (re.compile(r"\b[Ii]nc\.\s?(?=[IVXLC\d])"), "inciso "),
+    (re.compile(r"(?<=\d )a\.\s?m\."), "da manhã"),
+    (re.compile(r"(?<=\d )p\.\s?m\."), "da tarde"),
+    (re.compile(r"\b(é|são|fica|endereço:|fica em|em|a)\sR\.\s(?=[A-ZÀ-Ý][a-zà-ÿ])"), r"\1 rua "),
     (re.compile(r"\be\.\s?g\."), "por exemplo"),
     (re.compile(r"\bc/(?=\s|\w)"), "com "),
     (re.compile(r"\bp/(?=\s|\w)"), "para "),
@@ -121,7 +137,7 @@ def _letter_pairs(text: str) -> str:
     return text
 
 
-@when(r"[/ª°º#§(]|(?<!\w)\w{1,2}\.\s?\w|[Pp]rofa\b")
+@when(r"[/ª°º#§(]|(?<!\w)\w{1,2}\.\s?\w|[Pp]rofa\b|\b[Ii]nc\.")
 def _with_marks(text: str) -> str:
     for pattern, words in _WITH_MARKS:
         text = pattern.sub(words, text)
@@ -134,13 +150,18 @@ def abbreviations(text: str) -> str:
     letters of a state after a town, Campinas/SP, are said as its name. Titles and `av` are also
     read without their point, as captions write them."""
 
+    def weekdays(match: re.Match[str]) -> str:
+        words = _WEEKDAY.sub(lambda m: _WEEKDAYS[m[1].lower()], match[0])
+        return words + ("." if followed_by_new_sentence(match) else "")
+
     def expand(match: re.Match[str]) -> str:
         short, small = match[1].lower(), match[1].islower()
         if short not in _ABBREVIATIONS:
             return match[0]
         new_sentence = followed_by_new_sentence(match)
         at_end = not match.string[match.end() :].strip()
-        if short in _BEFORE_NAME and (small or at_end or not new_sentence):
+        title = match[1].istitle()
+        if short in _BEFORE_NAME and (not title or at_end or not new_sentence):
             return match[0]
         if short in _SMALL_ONLY and not small:
             return match[0]
@@ -151,7 +172,7 @@ def abbreviations(text: str) -> str:
         joined = match.string[match.end() : match.end() + 1].isalnum()
         return words + ("." if ends else " " if joined else "")
 
-    text = _with_marks(_letter_pairs(text))
+    text = _WEEKDAY_LIST.sub(weekdays, _with_marks(_letter_pairs(text)))
     text = _STATE_AFTER_HYPHEN.sub(_state_after_hyphen, text)
     text = _ABBREVIATION.sub(expand, _STATE_AFTER_TOWN.sub(_state, text))
     return _WITHOUT_POINT.sub(lambda m: _ABBREVIATIONS[m[0].lower()], text)
