@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser
+from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser, words_of
 from xtts_core.text.numbers import MAX_SPOKEN, cardinal, digits, ordinal
 
 _LANGUAGE = "en"
@@ -30,7 +30,12 @@ _CURRENCIES = {
     "¥": ("yen", "yen", "sen", "sen"),
 }
 _SIGN = r"(?:R\$|US\$|\$|€|£|¥)"
-_CURRENCY = re.compile(rf"({_SIGN})\s?({_NUMBER})(?:\s(thousand|million|billion|trillion)\b)?")
+_CURRENCY = re.compile(
+    rf"({_SIGN})\s?({_NUMBER})(?:\s(thousand|million|billion|trillion)\b|(bn|tn|[KkMB])(?!\w))?"
+)
+_SHORT_SCALES = {
+    "k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion",
+}  # fmt: skip
 _CURRENCY_AFTER = re.compile(rf"({_NUMBER})\s?(€|£)")
 
 
@@ -50,8 +55,13 @@ def _money(amount: str, sign: str, scale: str | None) -> str:
 
 
 def currency(text: str) -> str:
-    """$1,234.50, £2, $3 million."""
-    text = _CURRENCY.sub(lambda m: _money(m[2], m[1], m[3]), text)
+    """$1,234.50, £2, $3 million, $5M."""
+
+    def speak(match: re.Match[str]) -> str:
+        scale = _SHORT_SCALES[match[4].lower()] if match[4] else match[3]
+        return _money(match[2], match[1], scale)
+
+    text = _CURRENCY.sub(speak, text)
     text = _CURRENCY_AFTER.sub(lambda m: _money(m[1], m[2], None), text)
     return re.sub(_SIGN, lambda m: f" {_CURRENCIES[m[0]][1]} ", text)
 
@@ -161,7 +171,102 @@ def symbols(text: str) -> str:
     return _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
 
 
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_DOTTED_PAIRS = (
+    (re.compile(r"(?i)\bi\.\s?e\."), "that is"),
+    (re.compile(r"(?i)\be\.\s?g\."), "for example"),
+    (re.compile(r"(?i)(?<=\d )a\.m\.|(?<=\d)a\.m\."), " a m"),
+    (re.compile(r"(?i)(?<=\d )p\.m\.|(?<=\d)p\.m\."), " p m"),
+)
+
+
+def addresses(text: str) -> str:
+    """john.doe@mail.com: dot and at."""
+    return _EMAIL.sub(lambda m: m[0].replace(".", " dot ").replace("@", " at "), text)
+
+
+def pairs(text: str) -> str:
+    """i.e., e.g., 2:30 p.m.: the full stop stays only at the end of the text."""
+    for pattern, words in _DOTTED_PAIRS:
+        text = pattern.sub(
+            lambda m, words=words: (  # type: ignore[misc]
+                words + ("." if not m.string[m.end() :].strip() else "")
+            ),
+            text,
+        )
+    return text
+
+
+_MONTHS = words_of(
+    "January February March April May June July August September October November December"
+)
+_ISO_DATE = re.compile(r"(?<![\w-])(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?![\w-])")
+_TELEPHONE = re.compile(r"(?<![\w.,-])(?:\+?\d{1,2}-)?\d{3}-\d{3}-\d{4}(?![\w-])")
+
+
+def dates(text: str) -> str:
+    """2023-03-15."""
+    return _ISO_DATE.sub(
+        lambda m: f"{_MONTHS[int(m[2]) - 1]} {ordinal(int(m[3]), _LANGUAGE)}, {m[1]}", text
+    )
+
+
+def telephones(text: str) -> str:
+    """1-800-555-0199: digit by digit."""
+    return _TELEPHONE.sub(lambda m: digits(m[0], _LANGUAGE), text)
+
+
+_FRACTIONS = {"1/2": "a half", "1/3": "a third", "1/4": "a quarter", "3/4": "three quarters"}
+_FRACTION = re.compile(
+    r"(?<![\w/,.])(?:(\d+) )?(1/2|1/3|1/4|3/4)(?![\w/]|[.,]\d)(?= (?!of\b|the\b|a\b)([a-z]))?"
+)
+
+
+def fractions(text: str) -> str:
+    """1/2 cup, 2 1/2 cups."""
+
+    def speak(match: re.Match[str]) -> str:
+        whole, part, noun = match.groups()
+        if whole:
+            return f"{whole} and {_FRACTIONS[part]}"
+        if noun is None:
+            return _FRACTIONS[part]
+        return "half a" if part == "1/2" else f"{_FRACTIONS[part]} of a"
+
+    return _FRACTION.sub(speak, text)
+
+
+# I before a word is the pronoun, but for the world wars.
+_ROMAN = r"(?:(?<=World War )|(?!I\s[a-z]))(X{0,3}(?:IX|IV|V?I{0,3}))(?<=[IVX])(?![\w'-])"
+_RULER = re.compile(
+    r"\b(Henry|Edward|George|Charles|William|James|Richard|Elizabeth|Mary|Louis|Philip|John Paul"
+    rf"|Benedict|Pius|Leo|Catherine|Nicholas|Alexander|Peter|Paul|Napoleon) {_ROMAN}"
+)
+_NUMBERED = re.compile(
+    r"\b(World War|Chapter|Part|Volume|Act|Scene|Phase|Type|Class|Title|Article|Rocky|Star Wars"
+    rf"|Final Fantasy|Super Bowl) {_ROMAN}"
+)
+_VALUES = {"I": 1, "V": 5, "X": 10}
+
+
+def _value(numeral: str) -> int:
+    values = [_VALUES[letter] for letter in numeral]
+    return sum(-v if v < after else v for v, after in zip(values, [*values[1:], 0], strict=True))
+
+
+def roman_numerals(text: str) -> str:
+    """Henry VIII, World War II."""
+    text = _RULER.sub(lambda m: f"{m[1]} the {ordinal(_value(m[2]), _LANGUAGE)}", text)
+    return _NUMBERED.sub(lambda m: f"{m[1]} {cardinal(_value(m[2]), _LANGUAGE)}", text)
+
+
 _RULES: tuple[Rule, ...] = (
+    addresses,
+    pairs,
+    telephones,
+    dates,
+    fractions,
+    roman_numerals,
     currency,
     hours,
     units,
