@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser
+from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser, words_of
 from xtts_core.text.numbers import INTEGER, MAX_SPOKEN, NUMBER, cardinal, digits, ordinal
 
 _LANGUAGE = "es"
@@ -92,6 +92,7 @@ _UNITS = {
     "g": ("gramo", "gramos"),
     "ml": ("mililitro", "mililitros"),
     "l": ("litro", "litros"),
+    "L": ("litro", "litros"),
     "°C": ("grado celsius", "grados celsius"),
     "ºC": ("grado celsius", "grados celsius"),
     "°": ("grado", "grados"),
@@ -159,7 +160,7 @@ _ABBREVIATIONS = {
     "st": "santo", "sto": "santo", "sta": "santa", "co": "compañía", "jr": "junior",
     "ltd": "limitada", "prof": "profesor", "profa": "profesora", "av": "avenida",
     "avda": "avenida", "ud": "usted", "uds": "ustedes", "pág": "página", "etc": "etcétera",
-    "núm": "número", "ej": "ejemplo",
+    "núm": "número", "ej": "ejemplo", "dña": "doña", "tel": "teléfono",
 }  # fmt: skip
 _ABBREVIATION = re.compile(rf"(?i)\b({'|'.join(sorted(_ABBREVIATIONS, key=len, reverse=True))})\.")
 
@@ -175,6 +176,8 @@ def abbreviations(text: str) -> str:
 
     text = re.sub(r"(?i)\bp\.\s?ej\.", "por ejemplo", text)
     text = re.sub(r"(?i)\bn\.?[º°](?!\w)", "número", text)
+    text = re.sub(r"\bEE\.\s?UU\.?(?!\w)", "Estados Unidos", text)
+    text = re.sub(r"(?<![\w.])D\.\s(?=[A-ZÀ-Ý][a-zà-ÿ])", "don ", text)
     return _ABBREVIATION.sub(expand, text)
 
 
@@ -193,7 +196,66 @@ def symbols(text: str) -> str:
     return _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
 
 
+_MONTHS = words_of(
+    "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre"
+)
+_DATE = re.compile(r"(?<![\d/.,])(\d{1,2})/(\d{2})(?:/(\d{4}))?(?![\d/]|,\d)")
+
+
+def dates(text: str) -> str:
+    """15/03, 15/03/2023."""
+
+    def speak(match: re.Match[str]) -> str:
+        day, month = int(match[1]), int(match[2])
+        if not (1 <= day <= 31 and 1 <= month <= 12):
+            return match[0]
+        words = f"{cardinal(day, _LANGUAGE)} de {_MONTHS[month - 1]}"
+        return f"{words} de {cardinal(int(match[3]), _LANGUAGE)}" if match[3] else words
+
+    return _DATE.sub(speak, text)
+
+
+_HALF = re.compile(r"(?<![\w/,.])1/2(?![\w/]|,\d)(?:(?= ([a-zà-ÿ]+)))?")
+
+
+def fractions(text: str) -> str:
+    """1/2 litro, 1/2 hora."""
+    return _HALF.sub(lambda m: "media" if (m[1] or "").endswith("a") else "medio", text)
+
+
+_ROMAN = r"(?=[IVX])(X{0,3}(?:IX|IV|V?I{0,3}))(?![\w'-])"
+_CENTURY = re.compile(rf"(?i:\b(siglo)) {_ROMAN}")
+_RULER = re.compile(
+    r"\b(Felipe|Carlos|Alfonso|Fernando|Isabel|Juan|Pedro|Enrique|Jaime|Luis|Sancho|Pío|Benedicto"
+    rf"|Juan Pablo|Pablo|Gregorio|León|Clemente|Alejandro|Francisco) {_ROMAN}"
+)
+_VALUES = {"I": 1, "V": 5, "X": 10}
+
+
+def roman_numerals(text: str) -> str:
+    """siglo XXI, Felipe VI: rulers take ordinals to ten, cardinals from there."""
+
+    def value(numeral: str) -> int:
+        values = [_VALUES[letter] for letter in numeral]
+        return sum(
+            -v if v < after else v for v, after in zip(values, [*values[1:], 0], strict=True)
+        )
+
+    def ruler(match: re.Match[str]) -> str:
+        rank = value(match[2])
+        if rank > 10:
+            return f"{match[1]} {cardinal(rank, _LANGUAGE)}"
+        words = ordinal(rank, _LANGUAGE)
+        return f"{match[1]} {re.sub('o$', 'a', words) if match[1] == 'Isabel' else words}"
+
+    text = _CENTURY.sub(lambda m: f"{m[1]} {cardinal(value(m[2]), _LANGUAGE)}", text)
+    return _RULER.sub(ruler, text)
+
+
 _RULES: tuple[Rule, ...] = (
+    dates,
+    fractions,
+    roman_numerals,
     currency,
     hours,
     units,
