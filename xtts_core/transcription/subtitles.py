@@ -29,6 +29,8 @@ wrote down; pauses inside the samples' sentences reach 1.4 s."""
 
 TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
 _TIMING = re.compile(rf"^\s*{TIME}\s+-->\s+{TIME}(?:\s.*)?$")
+_BREAK = re.compile(r"(?i)<br\s*/?>|\\[nh]|\{\\[^}]*\}")
+"""Line breaks in HTML and in Advanced SubStation Alpha, and what the latter overrides."""
 _ARROW = re.compile(r"-->|\d\s*[-–—=]>\s*\d")
 WORD_TIME = re.compile(rf"<{TIME}>")
 TAG = re.compile(r"</?[^<>]*>")
@@ -38,7 +40,16 @@ _ANNOTATION = re.compile(
     r"[^)]*\)",
     re.IGNORECASE,
 )
-_SPEAKER = re.compile(r"^\s*(?:>>+\s*|[-–—]\s+)?(?:[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+)?")
+_ROLE = (
+    "REPÓRTER|NARRADORA?|APRESENTADORA?|ENTREVISTADORA?|ENTREVISTAD[OA]|LOCUTORA?|JORNALISTA|HOMEM|"
+    "MULHER|MENIN[OA]|CRIANÇA|VOZ|TODOS"
+)
+_SPEAKER = re.compile(
+    r"^\s*(?:>>+\s*|[-–—]\s+)?"
+    rf"(?:(?:{_ROLE})(?: \d+)?(?: \(V\.?O\.?\))?:\s+|[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+(?=.*[a-zà-ÿ]))?"
+)
+"""Before a text in capitals like its own, what stands before a colon is spoken, unless it is a
+role: `ELE DISSE: NÃO VOU`."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,8 @@ def read_text(path: Path) -> str:
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
         try:
-            return content.decode(encoding)
+            # Windows line ends that were converted twice would put an empty line after each.
+            return content.decode(encoding).replace("\r\r\n", "\n")
         except UnicodeDecodeError as error:
             wrong = error
     raise TranscriptionError(
@@ -173,21 +185,30 @@ def _blocks(path: Path) -> tuple[list[_Block], list[str]]:
     """The cues that can be read, and the others."""
     blocks: list[_Block] = []
     broken: list[str] = []
-    lines = read_text(path).splitlines()
+    text = read_text(path)
+    lines = text.splitlines()
+    # In rolling WebVTT captions a line of one space is part of the cue.
+    ends_cue = re.compile(r"" if text.startswith("WEBVTT") else r"\s*")
     number = 0
     while number < len(lines):
         if not _ARROW.search(lines[number]) or lines[number].startswith("NOTE"):
             number += 1
             continue
         body = number + 1
-        while body < len(lines) and lines[body] != "" and not _ARROW.search(lines[body]):
+        while body < len(lines) and not (
+            ends_cue.fullmatch(lines[body]) or _ARROW.search(lines[body])
+        ):
             body += 1
+        end = body
+        next_follows = body < len(lines) and _ARROW.search(lines[body])
+        if next_follows and body - 1 > number and lines[body - 1].strip().isdigit():
+            end = body - 1
         try:
             start_s, end_s = _times(lines[number])
         except ValueError as error:
             broken.append(f"line {number + 1}: {error}")
         else:
-            blocks.append(_Block(start_s, end_s, tuple(lines[number + 1 : body])))
+            blocks.append(_Block(start_s, end_s, tuple(lines[number + 1 : end])))
         number = body
     if not blocks:
         raise TranscriptionError(
@@ -217,7 +238,11 @@ def seconds_of(hours: str | None, minutes: str, seconds: str, thousandths: str) 
 
 
 def _clean(line: str) -> str:
-    text = html.unescape(TAG.sub("", line)).replace("\u200b", "").replace("\ufeff", "")
+    text = (
+        html.unescape(TAG.sub("", _BREAK.sub(" ", line)))
+        .replace("\u200b", "")
+        .replace("\ufeff", "")
+    )
     text = _SPEAKER.sub("", _ANNOTATION.sub(" ", text))
     return re.sub(r"\s+", " ", text).strip()
 

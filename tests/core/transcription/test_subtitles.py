@@ -170,6 +170,39 @@ def test_a_cue_with_broken_times_is_named_and_the_others_are_read(
     ]
 
 
+@pytest.mark.parametrize("gap", ["\n", " \n", ""])
+def test_the_number_of_an_srt_cue_is_never_text(tmp_path: Path, gap: str) -> None:
+    path = tmp_path / "a.srt"
+    path.write_text(
+        f"1\n00:00:01,000 --> 00:00:02,000\nCapítulo\n10\n{gap}"
+        "2\n00:00:02,000 --> 00:00:03,000\nDois.\n"
+    )
+    assert [cue.text for cue in read_cues(path)] == ["Capítulo 10", "Dois."]
+
+
+def test_line_ends_that_were_converted_twice_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.srt"
+    path.write_bytes(b"1\r\r\n00:00:01,000 --> 00:00:02,000\r\r\nUm.\r\r\n\r\r\n")
+    assert read_cues(path) == [Cue(1.0, 2.0, "Um.")]
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        (r"{\an8}Olá, pessoal", "Olá, pessoal"),
+        (r"linha\Noutra", "linha outra"),
+        ("linha<br>outra", "linha outra"),
+        ("ELE DISSE: NÃO VOU", "ELE DISSE: NÃO VOU"),
+        ("REPÓRTER (V.O.): NÃO VOU", "NÃO VOU"),
+        ("MARIA: Não vou", "Não vou"),
+    ],
+)
+def test_markup_goes_and_what_is_spoken_stays(tmp_path: Path, written: str, spoken: str) -> None:
+    path = tmp_path / "a.srt"
+    path.write_text(f"1\n00:00:01,000 --> 00:00:02,000\n{written}\n")
+    assert [cue.text for cue in read_cues(path)] == [spoken]
+
+
 CUES = [Cue(1.0, 3.0, "Um."), Cue(3.2, 5.0, "Dois."), Cue(5.0, 8.0, "Três.")]
 
 
