@@ -50,6 +50,14 @@ _COLUMNS = (
     "characters_per_s",
     "oov_rate",
 )
+_HUB_LICENCES = frozenset(
+    {"cc0-1.0", "pddl", "odbl", "odc-by", "mit", "apache-2.0"}
+    | {f"cc-by{kind}-{v}" for kind in ("", "-sa", "-nc", "-nc-sa") for v in ("3.0", "4.0")}
+    | {f"cc-by-{v}" for v in ("2.0", "2.5")}
+)
+"""What a dataset card may give as `license` (huggingface.co/docs/hub/repositories-licenses); any
+other one is `other`, with its name."""
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -216,8 +224,11 @@ def _card(clips: pa.Table) -> str:
         "---",
         "language:",
         *(f"- {language}" for language in languages),
+        *_licence(clips),
         "task_categories:",
         "- text-to-speech",
+        "size_categories:",
+        f"- {next((name for most, name in _SIZES if len(clips) < most), '1M<n<10M')}",
         "configs:",
         "- config_name: default",
         "  data_files:",
@@ -234,10 +245,28 @@ def _card(clips: pa.Table) -> str:
         "",
         "| video | clips | licence |",
         "|---|---|---|",
-        *(f"| {video} | {count} | {said or 'not stated'} |" for video, said, count in licences),
+        *(
+            f"| {video} | {count} | {_cell(said) or 'not stated'} |"
+            for video, said, count in licences
+        ),
         "",
     ]
     return "\n".join(lines)
+
+
+def _licence(clips: pa.Table) -> list[str]:
+    """The licence in the card's YAML; none unless all videos have the same one."""
+    said = set(clips["licence"].to_pylist())
+    name = said.pop() if len(said) == 1 else ""
+    if not name:
+        return []
+    if name.lower() in _HUB_LICENCES:
+        return [f"license: {name.lower()}"]
+    return ["license: other", f"license_name: {json.dumps(name, ensure_ascii=False)}"]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())
 
 
 def _by_video(clips: pa.Table, column: str) -> Sequence[tuple[str, str, int]]:

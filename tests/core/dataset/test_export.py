@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import yaml
@@ -80,8 +81,41 @@ def test_the_card_names_each_videos_licence(corpus: Any, tmp_path: Path) -> None
     card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(card.split("---")[1])
     assert header["language"] == ["pt"]
+    assert header["size_categories"] == ["n<1K"]
+    assert "license" not in header
     assert "| a | 20 | CC0-1.0 |" in card
     assert "| b | 20 | not stated |" in card
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("Mine: | ask me", {"license": "other", "license_name": "Mine: | ask me"}),
+        ("", {}),
+    ],
+)
+def test_the_card_has_the_licence_that_all_videos_share(
+    recorded: Any, tmp_path: Path, licence: str, expected: dict[str, str]
+) -> None:
+    recorded.add("a", [f"frase {number} dita aqui" for number in range(20)], licence=licence)
+    make_train_val_splits(recorded.store, DatasetSettings(), "a")
+    export_hf(recorded.store, tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("---")[1])
+    assert {name: said for name, said in header.items() if "license" in name} == expected
+
+
+def test_the_parquet_files_alone_are_what_datasets_itself_writes(
+    corpus: Any, tmp_path: Path
+) -> None:
+    export_hf(corpus.store, tmp_path / "hf")
+    files = {"train": str(tmp_path / "hf" / "data" / "train-*")}
+    rows = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert rows["train"].features["audio"] == datasets.Audio(sampling_rate=22_050)
+    rows["train"].to_parquet(tmp_path / "again.parquet")
+    ours = pq.read_schema(next((tmp_path / "hf" / "data").glob("train-*")))
+    assert ours.equals(pq.read_schema(tmp_path / "again.parquet"), check_metadata=True)
 
 
 @pytest.mark.parametrize("link", [False, True])
