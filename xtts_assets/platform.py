@@ -14,7 +14,7 @@ import dagster as dg
 import pyarrow as pa
 
 from xtts_assets.runs import mark_run
-from xtts_core.corpus.catalogue import read_catalogue
+from xtts_core.corpus.catalogue import listed_ids
 from xtts_core.errors import XttsError
 from xtts_core.settings import DatasetSettings, Environment, TrainingSettings
 from xtts_core.stage import Markdown, Progress, Stage, StageResult
@@ -87,12 +87,8 @@ class Platform(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def listed(self) -> set[str]:
-        """The ids of the rows of videos.csv that can be used: what a fan-in may take.
-
-        Raises:
-            CatalogueError: the file cannot be read; then nobody knows which videos were withdrawn.
-        """
-        return {row.video_id for row in read_catalogue(self.environment.videos_csv).rows}
+        """See `listed_ids`."""
+        return listed_ids(self.environment.videos_csv)
 
     @cached_property
     def training(self) -> TrainingSettings:

@@ -21,20 +21,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import soundfile
+from recorded_corpus import RecordedCorpus
 from wordfreq import top_n_list, zipf_frequency
-
-from xtts_core.corpus.segments import MEASURE_COLUMNS
-from xtts_core.dataset.metadata import METADATA, METADATA_SCHEMA
-from xtts_core.settings import SAMPLE_RATE_HZ
-from xtts_core.stage import CheckSpec, Outcome, Stage, StageResult, run_stage
-from xtts_core.store import WHOLE, CorpusStore, sha256_file, write_json
 
 CLIPS = 100_000
 CLIPS_PER_VIDEO = 100
@@ -92,9 +85,8 @@ def main() -> int:
     clips, per_video = asked + [CLIPS, CLIPS_PER_VIDEO][len(asked) :]
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
-        store = CorpusStore(Path(folder))
-        build_corpus(store, clips, per_video)
-        ours, pandas = (measured(script, store.root) for script in (OURS, PANDAS))
+        build_corpus(Path(folder), clips, per_video)
+        ours, pandas = (measured(script, Path(folder)) for script in (OURS, PANDAS))
     print(f"{clips} clips of {-(-clips // per_video)} videos; {ours['left_out']} left out\n")
     for name, found in (("xtts_core", ours), ("pandas", pandas)):
         for step, seconds in found["seconds"].items():
@@ -119,28 +111,13 @@ def measured(script: str, root: Path) -> dict[str, Any]:
     return figures
 
 
-def build_corpus(store: CorpusStore, clips: int, per_video: int) -> None:
-    """Record every stage from `videos` to `metadata` as a finished one."""
+def build_corpus(root: Path, clips: int, per_video: int) -> None:
+    """Every stage from `videos` to `metadata` as a finished one."""
     texts = drawn_texts(random.Random(0))
-    base = recorded(store, "base_model", WHOLE, [written(store.root / "models" / "m.json", {})])
+    corpus = RecordedCorpus(root)
     for start in range(0, clips, per_video):
-        video = f"video{start // per_video:05}"
-        row = recorded(store, "videos", video, [written(store.video(video), {"id": video})])
-        raw = recorded(
-            store, "raw_audio", video, [written(store.raw_provenance(video), {"id": video})], row
-        )
-        rows = [
-            clip_row(store, f"{video}_{i + 1:05}", video, i, next(texts))
-            for i in range(min(per_video, clips - start))
-        ]
-        wavs = [store.root / clip["path"] for clip in rows]
-        segments = recorded(store, "segments", video, wavs, raw)
-        text = written(store.root / "transcripts" / f"{video}.json", {"id": video})
-        transcripts = recorded(store, "transcripts", video, [text], segments, raw)
-        path = store.metadata(video)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=METADATA_SCHEMA), path)
-        recorded(store, METADATA.name, video, [path], row, segments, transcripts, base)
+        count = min(per_video, clips - start)
+        corpus.add(f"video{start // per_video:05}", list(islice(texts, count)))
 
 
 def drawn_texts(draw: random.Random) -> Iterator[str]:
@@ -153,53 +130,6 @@ def drawn_texts(draw: random.Random) -> Iterator[str]:
         else:
             last = draw.choices(words, cum_weights=weights, k=draw.randint(12, 32))
         yield " ".join(last)
-
-
-def clip_row(
-    store: CorpusStore, clip_id: str, video: str, number: int, text: str
-) -> dict[str, Any]:
-    path = store.segments_dir(video, "0") / f"{clip_id}.wav"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.full(16, number, dtype=np.int16), SAMPLE_RATE_HZ)
-    return {
-        **dict.fromkeys(METADATA_SCHEMA.names),
-        **dict.fromkeys(MEASURE_COLUMNS, 1.0),
-        "clip_id": clip_id,
-        "video_id": video,
-        "speaker": "a",
-        "language": "pt-BR",
-        "path": store.relative(path),
-        "sha256": sha256_file(path),
-        "start_sample": number * 220_500,
-        "end_sample": (number + 1) * 220_500,
-        "duration_s": 10.0,
-        "text_raw": text.capitalize() + ".",
-        "text": text + ".",
-        "n_words": len(text.split()),
-        "accepted": True,
-        "reasons": [],
-    }
-
-
-def written(path: Path, value: Any) -> Path:
-    write_json(path, value)
-    return path
-
-
-def recorded(
-    store: CorpusStore, name: str, key: str, outputs: list[Path], *built_on: StageResult
-) -> StageResult:
-    stage = Stage(name, "1", (CheckSpec("there", "error", "it is there"),))
-    return run_stage(
-        store,
-        stage,
-        key,
-        inputs={},
-        built_on=built_on,
-        build=lambda fingerprint: Outcome(
-            outputs[0], outputs, [stage.verdict("there", True)], metadata={}
-        ),
-    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from xtts_assets.cli.display import counted
 from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
-from xtts_core.corpus.catalogue import read_catalogue
+from xtts_core.corpus.catalogue import listed_ids, read_catalogue
 from xtts_core.dataset.export import export_hf, export_ljspeech
 from xtts_core.dataset.report import MAX_SAMPLES, report_path, write_report
 from xtts_core.dataset.trainability import REASONS
@@ -86,7 +86,7 @@ def report(
     environment = Environment.load()
     store = CorpusStore(environment.corpus_root)
     page = output or report_path(store)
-    listed = {row.video_id for row in read_catalogue(environment.videos_csv).rows}
+    listed = listed_ids(environment.videos_csv)
     with counted(console) as progress:
         summary = write_report(
             store, page, samples=samples, seed=seed, listed=listed, progress=progress
@@ -119,7 +119,7 @@ def export(
     """The dataset for training elsewhere: the clips of ljspeech_dataset, in a folder of its own."""
     environment = Environment.load()
     store = CorpusStore(environment.corpus_root)
-    listed = {row.video_id for row in read_catalogue(environment.videos_csv).rows}
+    listed = listed_ids(environment.videos_csv)
     with counted(console) as progress:
         if to is Format.HF:
             done = export_hf(store, destination, listed, progress)

@@ -112,6 +112,15 @@ def read_catalogue(csv_path: Path, *, wait: bool = True) -> Catalogue:
     return Catalogue(tuple(rows.values()), tuple(sorted(problems, key=lambda p: p.line)))
 
 
+def listed_ids(csv_path: Path) -> set[str]:
+    """The ids of the rows that can be used: what a fan-in may take.
+
+    Raises:
+        CatalogueError: the file cannot be read; then nobody knows which videos were withdrawn.
+    """
+    return {row.video_id for row in read_catalogue(csv_path).rows}
+
+
 def read_rows(
     table: Table, problems: list[RowProblem]
 ) -> Iterator[tuple[Record, CatalogueRow | None]]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from xtts_core.corpus.containers import PLAYLISTS
 from xtts_core.corpus.download import opened, patiently, refuse_live
+from xtts_core.corpus.ljspeech_source import is_ljspeech
 from xtts_core.corpus.sources import (
     LeftOut,
     is_youtube,
@@ -82,6 +83,12 @@ def list_source(
     folder = next((place for place in (path, Path(source)) if place.is_dir()), None)
     if folder is None:
         return Listing((Item(source),))
+    if is_ljspeech(folder):
+        raise CatalogueError(
+            "The folder has the LJSpeech layout: added file by file its texts would be lost",
+            where=str(folder),
+            remedy="Use xtts videos import",
+        )
     if Path(source).is_absolute() or source.lower().startswith("file:"):
         return _list_folder(folder, str, progress)
     return _list_folder(folder, lambda file: relative_source(csv_path, file), progress)

@@ -2,12 +2,13 @@
 subtitles, which the graph then takes like any other.
 
 `metadata.csv` has a line `id|raw` or `id|raw|normalised` for each `wavs/<id>.wav` (or `.flac`). The
-recordings are about an hour long, so that a large set has many partitions; the raw texts
-are their manual subtitles, with exact times.
+recordings are about an hour long, so that a large set has many partitions; the raw texts (or else
+the normalised ones) are their manual subtitles, with exact times.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,12 +67,13 @@ def is_ljspeech(folder: Path) -> bool:
 def compose_recordings(
     folder: Path, destination: Path, language: str, progress: Progress = silent
 ) -> Composed:
-    """Write the clips of an LJSpeech folder as `<name>-001.wav`, … with `.<language>.vtt` beside.
+    """Write the clips of an LJSpeech folder as `<name>-<hash>-001.wav`, …, with
+    `.<language>.vtt` beside.
 
     Of a clip that is missing, cannot be read, or has no text, the line is named and left out.
 
     Raises:
-        SourceError: it is no LJSpeech folder, or no line of it can be used.
+        SourceError: it is no LJSpeech folder, its listing is no UTF-8, or no line can be used.
     """
     if not is_ljspeech(folder):
         raise SourceError(
@@ -81,7 +83,7 @@ def compose_recordings(
         )
     left_out: list[LeftOut] = []
     clips = list(_listed(folder, left_out))
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-")[:50] or "ljspeech"
+    name = _name(folder)
     recordings = []
     done = 0
     for number, part in groupby(_read_clips(clips, left_out), key=lambda read: read.part):
@@ -105,14 +107,29 @@ def compose_recordings(
     return Composed(tuple(recordings), done, tuple(left_out))
 
 
+def _name(folder: Path) -> str:
+    """The folder's name, and what tells it from others of that name."""
+    place = folder.resolve()
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", place.name).strip("-")[:40] or "ljspeech"
+    return f"{name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
+def _lines(listing: Path) -> list[str]:
+    try:
+        return listing.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"The listing is no UTF-8 text: {error}", where=str(listing), remedy="Save it as UTF-8"
+        ) from error
+
+
 def _listed(folder: Path, left_out: list[LeftOut]) -> Iterator[_Clip]:
-    listing = (folder / "metadata.csv").read_text(encoding="utf-8-sig")
     seen: set[str] = set()
-    for number, line in enumerate(listing.splitlines(), 1):
+    for number, line in enumerate(_lines(folder / "metadata.csv"), 1):
         if not line.strip():
             continue
-        clip_id, _, texts = line.partition("|")
-        text = " ".join(texts.partition("|")[0].split())
+        clip_id, *texts = line.split("|")
+        text = next((said for cell in texts if (said := " ".join(cell.split()))), "")
         stem = clip_id.strip().removesuffix(".wav")
         files = [folder / "wavs" / f"{stem}{suffix}" for suffix in (".wav", ".flac")]
         path = next((file for file in files if file.is_file()), None)

@@ -10,8 +10,7 @@ those near it, so that a clip which holds some of its speech has an uncovered st
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,13 +18,12 @@ from xtts_core.transcription.subtitles import (
     MAX_UNCOVERED_S,
     REPEAT_S,
     TAG,
-    TIME,
+    TIMING,
     TOLERANCE_S,
     WORD_TIME,
     seconds_of,
+    written_cues,
 )
-
-_TIMING = re.compile(rf"^\s*{TIME}\s+-->\s+{TIME}(.*)$")
 
 
 @dataclass(frozen=True)
@@ -112,19 +110,10 @@ def _words_in(cue: _Cue, start_s: float, end_s: float) -> tuple[str, ...]:
 
 
 def _cues(vtt: str) -> Iterator[_Cue]:
-    lines: Iterable[str] = vtt.splitlines()
-    found: _Cue | None = None
-    for line in (*lines, ""):
-        timing = _TIMING.match(line)
-        if found is not None and (timing is not None or line == ""):
-            yield found
-            found = None
-        if timing is not None:
-            found = _Cue(
-                seconds_of(*timing.groups()[:4]), seconds_of(*timing.groups()[4:8]), timing[9], ()
-            )
-        elif found is not None:
-            found = replace(found, lines=(*found.lines, line))
+    for _, line, lines in written_cues(vtt):
+        if timing := TIMING.match(line):
+            times = timing.groups()
+            yield _Cue(seconds_of(*times[:4]), seconds_of(*times[4:8]), times[8] or "", lines)
 
 
 def _written(cue: _Cue, start_s: float, end_s: float) -> str:

@@ -42,6 +42,7 @@ LJSPEECH_DATASET = Stage(
     ),
 )
 
+_LEFT_OUT = "left_out.csv"
 _MOST_LINES = 200
 _READ = ("clip_id", "path", "sha256", "duration_s", "text_raw", "text", "split")
 _LISTINGS = {
@@ -67,7 +68,7 @@ def make_ljspeech_dataset(
         clips, left_out = joined(store, [split.key for split in splits], _READ)
         folder = store.ljspeech_dir
         wavs = link_wavs(store, clips, folder / "wavs", progress)
-        listings = [*write_listings(clips, folder), folder / "left_out.csv"]
+        listings = [*write_listings(clips, folder), folder / _LEFT_OUT]
         write_text(listings[-1], "".join(f"{clip}|{why}\n" for clip, why in left_out.items()))
         for stray in set((folder / "wavs").glob("*.wav")) - set(wavs):
             stray.unlink()
@@ -99,6 +100,12 @@ def make_ljspeech_dataset(
         },
         build=build,
     )
+
+
+def read_left_out(store: CorpusStore) -> dict[str, str]:
+    """Each accepted clip that is not in the dataset as it was written last, with the reason."""
+    lines = (store.ljspeech_dir / _LEFT_OUT).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("|", 1) for line in lines)
 
 
 def verdicts(clips: pa.Table, wavs: Sequence[Path], refused: Mapping[str, str]) -> list[Verdict]:
@@ -187,5 +194,5 @@ def _copy(source: str, target: Path) -> None:
 
 
 def _line(clip_id: str, text_raw: str, text: str) -> str:
-    raw = " ".join(text_raw.replace("|", " ").split())
-    return f"{clip_id}|{raw}|{text}\n"
+    cells = (" ".join(cell.replace("|", " ").split()) for cell in (text_raw, text))
+    return "|".join((clip_id, *cells)) + "\n"

@@ -14,6 +14,7 @@ import heapq
 import io
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil, floor, log10
 from pathlib import Path
@@ -25,8 +26,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xtts_core.dataset.fan_in import joined
 from xtts_core.dataset.metadata import METADATA_SCHEMA, read_metadata
-from xtts_core.dataset.split import leaking_clips
 from xtts_core.dataset.trainability import REASONS
 from xtts_core.errors import DatasetError
 from xtts_core.settings import SAMPLE_RATE_HZ
@@ -126,6 +127,7 @@ def write_report(
     samples: int = 40,
     seed: int = 0,
     listed: Collection[str] | None = None,
+    left_out: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> ReportSummary:
     """Write the report of every video that has metadata.
@@ -137,6 +139,7 @@ def write_report(
             each reason has one as far as `samples` reach.
         seed: which ones: another seed draws others.
         listed: the ids in videos.csv (None: every video that has metadata).
+        left_out: the clips that the fan-in leaves out, with the reasons (None: they are found).
         progress: told of videos.
     Raises:
         DatasetError: there is no clip, or `samples` is out of range.
@@ -147,7 +150,7 @@ def write_report(
             where="samples",
             remedy=f"Ask for 0 to {MAX_SAMPLES}",
         )
-    survey = _survey(store, samples, seed, listed, progress)
+    survey = _survey(store, samples, seed, listed, left_out, progress)
     if not survey.total.clips:
         raise DatasetError(
             "No video has a clip to report on" + "".join(f"; {n}" for n in survey.notes()),
@@ -323,6 +326,7 @@ def _survey(
     samples: int,
     seed: int,
     listed: Collection[str] | None,
+    left_out: Mapping[str, str] | None,
     progress: Progress,
 ) -> Survey:
     found = sorted(path.stem for path in store.metadata("any").parent.glob("[!.]*.parquet"))
@@ -331,7 +335,7 @@ def _survey(
     placed = {split.key for split in splits}
     survey = Survey(
         draw=Draw(samples, seed),
-        left_out=leaking_clips(_placed_clips(store, sorted(placed))),
+        left_out=_left_out(store, sorted(placed)) if left_out is None else left_out,
         remarks={
             video_id: refused.get(video_id, "it has no splits")
             for video_id in videos
@@ -366,17 +370,15 @@ def _read(store: CorpusStore, video_id: str, columns: Sequence[str] | None = Non
         ) from error
 
 
-def _placed_clips(store: CorpusStore, video_ids: Sequence[str]) -> Iterator[dict[str, str]]:
+def _left_out(store: CorpusStore, video_ids: Sequence[str]) -> dict[str, str]:
+    """Of the videos whose metadata can be read, the clips that the fan-in leaves out; the survey
+    names the other videos."""
+    readable = []
     for video_id in video_ids:
-        try:
-            clips = _read(store, video_id, ["clip_id", "text"])
-        except DatasetError:
-            # The survey names this file; here it only has no text to compare with.
-            continue
-        sides = _sides(store, video_id)
-        for clip in clips.to_pylist():
-            if clip["clip_id"] in sides:
-                yield {**clip, "split": sides[clip["clip_id"]]}
+        with suppress(DatasetError):
+            _read(store, video_id, ["clip_id"])
+            readable.append(video_id)
+    return joined(store, readable, ["clip_id"])[1]
 
 
 def _sides(store: CorpusStore, video_id: str) -> dict[str, str]:

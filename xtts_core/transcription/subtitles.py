@@ -12,7 +12,8 @@ import codecs
 import html
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,29 +28,37 @@ MAX_UNCOVERED_S = 1.5
 """The longest stretch of a clip that no cue covers. A longer one may be speech that nobody
 wrote down; pauses inside the samples' sentences reach 1.4 s."""
 
-TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{3})"
-_TIMING = re.compile(rf"^\s*{TIME}\s+-->\s+{TIME}(?:\s.*)?$")
+TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})(?:[.,](\d{1,3}))?"
+TIMING = re.compile(rf"^\s*{TIME}\s*--?>\s*{TIME}(\s.*)?$")
 _BREAK = re.compile(r"(?i)<br\s*/?>|\\[nh]|\{\\[^}]*\}")
 """Line breaks in HTML and in Advanced SubStation Alpha, and what the latter overrides."""
 _ARROW = re.compile(r"-->|\d\s*[-–—=]>\s*\d")
 WORD_TIME = re.compile(rf"<{TIME}>")
 TAG = re.compile(r"</?[^<>]*>")
+_SOUND = r"música|music|risos?|risadas?|aplausos?|applause|laughter|silêncio|vinheta|gritos?"
 _ANNOTATION = re.compile(
-    r"\[[^\]]*\]|[♪♫♬♩]+"
-    r"|\((?:música|music|risos?|risadas?|aplausos?|applause|laughter|silêncio|vinheta|gritos?)"
-    r"[^)]*\)",
-    re.IGNORECASE,
+    rf"\[[^\]]*\]|[♪♫♬♩]+|\((?:{_SOUND})[^)]*\)|\*(?:{_SOUND})[^*]*\*", re.IGNORECASE
 )
+_ASIDE = re.compile(r"^[-–—\s]*\([^()]*\)\s*$", re.MULTILINE)
+"""`(porta batendo)`, which is all there is in its lines."""
+_SUNG = re.compile(r"^\s*#+\s+(.*?)\s+#+\s*$", re.MULTILINE)
 _ROLE = (
     "REPÓRTER|NARRADORA?|APRESENTADORA?|ENTREVISTADORA?|ENTREVISTAD[OA]|LOCUTORA?|JORNALISTA|HOMEM|"
     "MULHER|MENIN[OA]|CRIANÇA|VOZ|TODOS"
 )
 _SPEAKER = re.compile(
     r"^\s*(?:>>+\s*|[-–—]\s+)?"
-    rf"(?:(?:{_ROLE})(?: \d+)?(?: \(V\.?O\.?\))?:\s+|[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+(?=.*[a-zà-ÿ]))?"
+    rf"(?:(?:{_ROLE})(?: \d+)?(?: \([^()]*\))?:\s+|[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+(?=.*[a-zà-ÿ]))?",
+    re.MULTILINE,
 )
 """Before a text in capitals like its own, what stands before a colon is spoken, unless it is a
 role: `ELE DISSE: NÃO VOU`."""
+_NAME = r"[A-ZÀ-Ý][\w.'’-]*(?: (?:d[aeo]s? |e )?[A-ZÀ-Ý][\w.'’-]*){0,2}"
+_ANNOUNCED = re.compile(rf"^\s*>>+\s*{_NAME}(?: \([^()]*\))?:\s+", re.MULTILINE)
+_NAMED = re.compile(
+    r"(?:\A|^\s*[-–—])\s*([A-ZÀ-Ý][a-zà-ÿ]+(?: [A-ZÀ-Ý][a-zà-ÿ]+)?):\s+", re.MULTILINE
+)
+"""What may be a speaker's name, at the start of a cue or after the dash of a line."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +91,21 @@ def read_cues(path: Path) -> list[Cue]:
     (`[Música]`) and ♪; a cue with nothing left is dropped, and so is one of `broken_cues`.
 
     Raises:
-        TranscriptionError: the file is no text, or has no cue that can be read.
+        TranscriptionError: the file is no text, or has no cue that can be read, or no word.
     """
-    cues = (
-        Cue(block.start_s, block.end_s, " ".join(filter(None, map(_clean, block.lines))))
-        for block in _blocks(path)[0]
-    )
-    return sorted((cue for cue in cues if cue.text), key=lambda cue: (cue.start_s, cue.end_s))
+    blocks = _blocks(path)[0]
+    shown = [_audible("\n".join(block.lines)) for block in blocks]
+    # Once, `Atenção: ...` is speech as likely as a label.
+    begun = Counter(name for text in shown for name in set(_NAMED.findall(text)))
+    names = {name for name, cues in begun.items() if cues > 1}
+    cues = [
+        Cue(block.start_s, block.end_s, said)
+        for block, text in zip(blocks, shown, strict=True)
+        if (said := _without_speakers(text, names))
+    ]
+    if not cues:
+        raise _unusable("The subtitle file has no cue with words", path)
+    return sorted(cues, key=lambda cue: (cue.start_s, cue.end_s))
 
 
 def words(path: Path) -> list[Word]:
@@ -154,22 +171,48 @@ def _middle_s(word: Word) -> float:
 
 def read_text(path: Path) -> str:
     """The text of a subtitle file: UTF-8, UTF-16 with its mark, or else Windows-1252, in which
-    most old Brazilian SRT files are written.
+    most old Brazilian SRT files are written. U+FFFD stands for what is damaged in UTF-8.
 
     Raises:
         TranscriptionError: it is none of these.
     """
     content = path.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for encoding in ("utf-16",) if wide else ("utf-8-sig", "cp1252"):
+    mostly_utf8 = content.decode("utf-8-sig", errors="replace")
+    damaged = mostly_utf8.count("\ufffd")
+    # An accent in Windows-1252 is hardly ever valid UTF-8 by chance.
+    if not wide and 3 * damaged <= sum(char > "\x7f" for char in mostly_utf8):
+        text = _encoded_once(mostly_utf8)
+    else:
         try:
-            # Windows line ends that were converted twice would put an empty line after each.
-            return content.decode(encoding).replace("\r\r\n", "\n")
-        except UnicodeDecodeError as error:
-            wrong = error
-    raise TranscriptionError(
-        f"The subtitle file is no text: {wrong}", where=str(path), remedy="Save it as UTF-8"
-    )
+            text = content.decode("utf-16" if wide else "cp1252")
+        except UnicodeDecodeError as wrong:
+            raise TranscriptionError(
+                f"The subtitle file is no text: {wrong}", where=str(path), remedy="Save it as UTF-8"
+            ) from wrong
+    # Windows line ends that were converted twice would put an empty line after each.
+    return text.replace("\r\r\n", "\n")
+
+
+def _encoded_once(text: str) -> str:
+    """The text as it was before somebody took its UTF-8 for Windows-1252 (`nÃ£o`), if most of its
+    accents say so."""
+    accents = re.findall(r"[^\x00-\x7f]+", text)
+    repaired = {accent: _reread(accent) for accent in set(accents)}
+    if 2 * sum(repaired[accent] is not None for accent in accents) <= len(accents):
+        return text
+    return re.sub(r"[^\x00-\x7f]+", lambda found: repaired[found[0]] or "\ufffd", text)
+
+
+def _reread(accent: str) -> str | None:
+    try:
+        # The five bytes that Windows-1252 leaves open were kept as control characters.
+        return b"".join(
+            char.encode("latin-1" if char in "\x81\x8d\x8f\x90\x9d" else "cp1252")
+            for char in accent
+        ).decode("utf-8")
+    except UnicodeError:
+        return None
 
 
 def broken_cues(path: Path) -> list[str]:
@@ -181,11 +224,9 @@ def broken_cues(path: Path) -> list[str]:
     return _blocks(path)[1]
 
 
-def _blocks(path: Path) -> tuple[list[_Block], list[str]]:
-    """The cues that can be read, and the others."""
-    blocks: list[_Block] = []
-    broken: list[str] = []
-    text = read_text(path)
+def written_cues(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Each cue of a WebVTT or SRT text as it is written: the number of the line with its times,
+    that line, and the lines below, without the number of the next cue."""
     lines = text.splitlines()
     # In rolling WebVTT captions a line of one space is part of the cue.
     ends_cue = re.compile(r"" if text.startswith("WEBVTT") else r"\s*")
@@ -203,48 +244,76 @@ def _blocks(path: Path) -> tuple[list[_Block], list[str]]:
         next_follows = body < len(lines) and _ARROW.search(lines[body])
         if next_follows and body - 1 > number and lines[body - 1].strip().isdigit():
             end = body - 1
-        try:
-            start_s, end_s = _times(lines[number])
-        except ValueError as error:
-            broken.append(f"line {number + 1}: {error}")
-        else:
-            blocks.append(_Block(start_s, end_s, tuple(lines[number + 1 : end])))
+        yield number + 1, lines[number], tuple(lines[number + 1 : end])
         number = body
+
+
+def _blocks(path: Path) -> tuple[list[_Block], list[str]]:
+    """The cues that can be read, and the others."""
+    blocks: list[_Block] = []
+    broken: list[str] = []
+    for number, timing, lines in written_cues(read_text(path)):
+        try:
+            start_s, end_s = _times(timing)
+            if damaged := next((line for line in lines if "\ufffd" in line), None):
+                raise ValueError(f"a letter is damaged: {damaged.strip()!r}")
+        except ValueError as error:
+            broken.append(f"line {number}: {error}")
+        else:
+            blocks.append(_Block(start_s, end_s, lines))
     if not blocks:
-        raise TranscriptionError(
+        raise _unusable(
             f"The subtitle file has no cue that can be read: {broken[0]}"
             if broken
             else "The subtitle file has no cue",
-            where=str(path),
-            remedy="Give a WebVTT or SRT file, or set this video's `subtitles` to none",
+            path,
         )
     return blocks, broken
 
 
+def _unusable(what: str, path: Path) -> TranscriptionError:
+    return TranscriptionError(
+        what,
+        where=str(path),
+        remedy="Give a WebVTT or SRT file, or set this video's `subtitles` to none",
+    )
+
+
 def _times(line: str) -> tuple[float, float]:
-    match = _TIMING.match(line)
+    match = TIMING.match(line)
     if match is None:
         raise ValueError(f"no readable times: {line.strip()!r}")
-    start_s, end_s = seconds_of(*match.groups()[:4]), seconds_of(*match.groups()[4:])
+    start_s, end_s = seconds_of(*match.groups()[:4]), seconds_of(*match.groups()[4:8])
     if end_s < start_s:
         raise ValueError(f"it ends before it starts: {line.strip()!r}")
     return start_s, end_s
 
 
-def seconds_of(hours: str | None, minutes: str, seconds: str, thousandths: str) -> float:
+def seconds_of(hours: str | None, minutes: str, seconds: str, decimals: str | None) -> float:
     """The groups of `TIME` as seconds."""
     whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
-    return round(whole + int(thousandths) / 1000, 3)
+    return round(whole + float(f"0.{decimals or 0}"), 3)
+
+
+def _plain(text: str) -> str:
+    text = html.unescape(TAG.sub("", _BREAK.sub(" ", text)))
+    return _ANNOTATION.sub(" ", text.replace("\u200b", "").replace("\ufeff", ""))
+
+
+def _audible(text: str) -> str:
+    """The lines of a cue without tags and sounds; a speaker's label still begins its line."""
+    return _SUNG.sub(r"\1", _ASIDE.sub(" ", _plain(text)))
+
+
+def _without_speakers(text: str, names: Set[str]) -> str:
+    """The words of a cue; `names` are the speakers whom only their repetition tells."""
+    text = _ANNOUNCED.sub("", text)
+    text = _NAMED.sub(lambda found: " " if found[1] in names else found[0], text)
+    return " ".join(_SPEAKER.sub("", text).split())
 
 
 def _clean(line: str) -> str:
-    text = (
-        html.unescape(TAG.sub("", _BREAK.sub(" ", line)))
-        .replace("\u200b", "")
-        .replace("\ufeff", "")
-    )
-    text = _SPEAKER.sub("", _ANNOTATION.sub(" ", text))
-    return re.sub(r"\s+", " ", text).strip()
+    return " ".join(_SPEAKER.sub("", _plain(line)).split())
 
 
 def _repeated(shown: Sequence[str], plain: Sequence[str]) -> int:

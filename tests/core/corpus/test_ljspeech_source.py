@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,12 @@ def test_each_clip_lies_where_its_cue_says_with_its_raw_text(
     folder: Path, tmp_path: Path, speech: list[tuple[str, np.ndarray[Any, Any]]]
 ) -> None:
     done = compose_recordings(folder, tmp_path / "imports", "pt")
-    assert [path.name for path in done.recordings] == ["Minha-voz-001.wav"]
+    (recording,) = done.recordings
+    assert re.fullmatch(r"Minha-voz-[0-9a-f]{8}-001\.wav", recording.name)
     assert (done.clips, done.left_out) == (5, ())
     sound, rate_hz = soundfile.read(done.recordings[0])
     assert rate_hz == RATE_HZ
-    cues = read_cues(tmp_path / "imports" / "Minha-voz-001.pt.vtt")
+    cues = read_cues(recording.with_suffix(".pt.vtt"))
     assert [cue.text for cue in cues] == [text for text, _ in speech]
     for cue, (_, clip) in zip(cues, speech, strict=True):
         start = round(cue.start_s * RATE_HZ)
@@ -77,7 +80,7 @@ def test_other_rates_channels_and_flac_are_taken(folder: Path, tmp_path: Path) -
     soundfile.write(folder / "wavs" / "c0.flac", np.stack([faster, faster], axis=1), 48_000)
     done = compose_recordings(folder, tmp_path / "imports", "pt")
     assert done.clips == 5
-    cue = read_cues(tmp_path / "imports" / "Minha-voz-001.pt.vtt")[0]
+    cue = read_cues(done.recordings[0].with_suffix(".pt.vtt"))[0]
     assert cue.end_s - cue.start_s == pytest.approx(len(sound) / RATE_HZ, abs=0.002)
 
 
@@ -132,3 +135,24 @@ def test_a_folder_without_a_usable_line_is_refused_and_writes_nothing(
     with pytest.raises(SourceError, match=r"there is no wavs/lost\.wav"):
         compose_recordings(folder, tmp_path / "imports", "pt")
     assert not list((tmp_path).glob("imports/*"))
+
+
+def test_folders_of_one_name_do_not_overwrite_each_other(folder: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "elsewhere" / folder.name
+    shutil.copytree(folder, twin)
+    first = compose_recordings(folder, tmp_path / "imports", "pt")
+    second = compose_recordings(twin, tmp_path / "imports", "pt")
+    assert not set(first.recordings) & set(second.recordings)
+
+
+def test_a_line_with_the_normalised_text_alone_is_taken(folder: Path, tmp_path: Path) -> None:
+    (folder / "metadata.csv").write_text("c0||bom dia a todos\nc1|Um\u2028dois.|um dois.\n")
+    done = compose_recordings(folder, tmp_path / "imports", "pt")
+    cues = read_cues(done.recordings[0].with_suffix(".pt.vtt"))
+    assert [cue.text for cue in cues] == ["bom dia a todos", "Um dois."]
+
+
+def test_a_listing_that_is_no_utf_8_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "metadata.csv").write_bytes("c0|Não.|não.".encode("cp1252"))
+    with pytest.raises(SourceError, match="Save it as UTF-8"):
+        compose_recordings(folder, tmp_path / "imports", "pt")

@@ -91,3 +91,10 @@ def test_words_of_rolling_captions_are_moved_and_cut_at_the_edges(tmp_path: Path
     moved = words(written(tmp_path, ROLLING, 2.0, 6.0))
     assert (moved[0].start_s, moved[0].end_s) == (0.5, 1.0)
     assert moved[-1].end_s == 4.0
+
+
+def test_the_number_of_an_srt_cue_does_not_become_a_word(tmp_path: Path) -> None:
+    srt = "1\n0:00:01,5 -> 00:00:02\nUm.\n \n2\n00:00:02,000 --> 00:00:03,000\nDois.\n"
+    path = tmp_path / "a.vtt"
+    path.write_text(subtitles_in_span(srt, 0.0))
+    assert read_cues(path) == [Cue(1.5, 2.0, "Um."), Cue(2.0, 3.0, "Dois.")]

@@ -100,11 +100,29 @@ def test_manual_cues_are_the_sentences_that_are_said(demo: Path, truth: Truth) -
         ("♪ Lá vem o sol ♪", "Lá vem o sol"),
         ("Tom &amp; Jerry&nbsp;voltam", "Tom & Jerry voltam"),
         ("Ele mora (em 2020) aqui.", "Ele mora (em 2020) aqui."),
+        (">> William Bonner: Boa noite.", "Boa noite."),
+        ("Maria: Bom dia.", "Maria: Bom dia."),
+        ("REPÓRTER (ao vivo): BOM DIA", "BOM DIA"),
+        ("MARIA: Oi.\nJOÃO: Olá.", "Oi. Olá."),
+        ("(Locutor)\nBom dia.", "Bom dia."),
+        ("- (TOSSE)\n- Bom dia.", "Bom dia."),
+        ("(porta\nbatendo)\nBom dia.", "Bom dia."),
+        ("*risos* Bom dia.", "Bom dia."),
+        ("# Lá vem o sol #", "Lá vem o sol"),
+        ("[risos e\naplausos] Bom dia.", "Bom dia."),
     ],
 )
 def test_what_is_not_said_is_taken_out(vtt: Callable[[str], Path], written: str, said: str) -> None:
     cues = read_cues(vtt(f"00:01.000 --> 00:02.000 line:0\n{written}\n"))
     assert cues == [Cue(1.0, 2.0, said)]
+
+
+def test_a_name_that_begins_two_cues_is_a_speaker(vtt: Callable[[str], Path]) -> None:
+    path = vtt(
+        "00:01.000 --> 00:02.000\nMaria: Oi.\n\n00:02.000 --> 00:03.000\nAtenção: choveu.\n\n"
+        "00:03.000 --> 00:04.000\n- Não.\n- Maria: Sim.\n"
+    )
+    assert [cue.text for cue in read_cues(path)] == ["Oi.", "Atenção: choveu.", "Não. Sim."]
 
 
 def test_a_cue_of_music_alone_is_dropped(vtt: Callable[[str], Path]) -> None:
@@ -134,6 +152,7 @@ def test_subrip_is_read_too(tmp_path: Path) -> None:
         (b"<html>not found</html>", "no cue"),
         (b"WEBVTT\n\n00:00:01.000 --> later\nOi.\n", "line 3: no readable times"),
         (b"WEBVTT\n\n00:00:02.000 --> 00:00:01.000\nOi.\n", "line 3: it ends before it starts"),
+        (b"WEBVTT\n\n00:00:01.000 --> 00:00:02.000\n[Risos]\n", "no cue with words"),
         (b"\x81\x8d\x00\xff --> \x90", "no text"),
         (b"\xff\xfeW", "no text"),
     ],
@@ -156,16 +175,52 @@ def test_accents_survive_the_encodings_that_subtitles_come_in(
     assert read_cues(path) == [Cue(1.0, 2.0, "O pão é às três.")]
 
 
+def test_a_damaged_letter_costs_its_cue_and_no_other_accent(tmp_path: Path) -> None:
+    path = tmp_path / "video.pt.srt"
+    path.write_bytes(
+        "1\n00:00:01,000 --> 00:00:02,000\nO pão é às três.\n\n".encode()
+        + b"2\n00:00:02,000 --> 00:00:03,000\nN\xc3o sei.\n"
+    )
+    assert read_cues(path) == [Cue(1.0, 2.0, "O pão é às três.")]
+    assert broken_cues(path) == ["line 6: a letter is damaged: 'N\ufffdo sei.'"]
+
+
+def test_what_was_encoded_twice_is_repaired_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "video.pt.srt"
+    path.write_text(
+        "1\n00:00:01,000 --> 00:00:02,000\nÃ\x81gua, pÃ£o, â€œmaÃ§Ã£â€\x9d.\n\n"
+        "2\n00:00:02,000 --> 00:00:03,000\nVou Ã feira.\n",
+        encoding="utf-8",
+    )
+    assert read_cues(path) == [Cue(1.0, 2.0, "Água, pão, “maçã”.")]
+    assert broken_cues(path) == ["line 6: a letter is damaged: 'Vou \ufffd feira.'"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        "00:00:02,500-->00:00:03,000",
+        "0:00:02,5 --> 0:00:03,0",
+        "00:00:02.500 -> 00:00:03",
+        "00:02.50 --> 00:03",
+    ],
+)
+def test_times_are_read_as_careless_programs_write_them(tmp_path: Path, times: str) -> None:
+    path = tmp_path / "video.pt.srt"
+    path.write_text(f"1\n{times}\nOi.\n")
+    assert read_cues(path) == [Cue(2.5, 3.0, "Oi.")]
+
+
 def test_a_cue_with_broken_times_is_named_and_the_others_are_read(
     vtt: Callable[[str], Path],
 ) -> None:
     path = vtt(
-        "00:01.000 --> 00:02.000\nUm.\n\n00:02.000 -> 00:03.000\nSeta.\n\n"
+        "00:01.000 --> 00:02.000\nUm.\n\n00:02.000 => 00:03.000\nSeta.\n\n"
         "00:04.000 --> depois\nDois.\n\n00:05.000 --> 00:06.000\nTrês.\n"
     )
     assert read_cues(path) == [Cue(1.0, 2.0, "Um."), Cue(5.0, 6.0, "Três.")]
     assert broken_cues(path) == [
-        "line 6: no readable times: '00:02.000 -> 00:03.000'",
+        "line 6: no readable times: '00:02.000 => 00:03.000'",
         "line 9: no readable times: '00:04.000 --> depois'",
     ]
 
