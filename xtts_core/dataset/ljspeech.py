@@ -138,10 +138,10 @@ def verdicts(clips: pa.Table, wavs: Sequence[Path], refused: Mapping[str, str]) 
 def write_listings(clips: pa.Table, folder: Path) -> list[Path]:
     """Write `metadata.csv` and those of the two sides; `clips` has clip_id, text_raw, text and
     split."""
-    columns = (clips[name].to_pylist() for name in ("split", "clip_id", "text_raw", "text"))
-    rows = list(zip(*columns, strict=True))
+    columns = (clips[name].to_pylist() for name in ("clip_id", "text_raw", "text"))
+    lines = list(zip(clips["split"].to_pylist(), map(_line, *columns), strict=True))
     for name, sides in _LISTINGS.items():
-        write_text(folder / name, "".join(_line(*row) for side, *row in rows if side in sides))
+        write_text(folder / name, "".join(line for side, line in lines if side in sides))
     return [folder / name for name in _LISTINGS]
 
 

@@ -146,11 +146,13 @@ def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     version = int((found.metadata or {}).get(_VERSION_KEY, b"0"))
     wanted = METADATA_SCHEMA.names if columns is None else list(columns)
     later = _ADDED_IN_4 if version < 4 else frozenset()
-    lacking = [name for name in wanted if name not in found.names and name not in later]
+    types = {field.name: field.type for field in found}
+    schema = pa.schema([METADATA_SCHEMA.field(name) for name in wanted], METADATA_SCHEMA.metadata)
+    lacking = [name for name in wanted if name not in types and name not in later]
     strange = [
-        f"{name} ({found.field(name).type})"
-        for name in wanted
-        if name in found.names and found.field(name).type != METADATA_SCHEMA.field(name).type
+        f"{field.name} ({types[field.name]})"
+        for field in schema
+        if types.get(field.name, field.type) != field.type
     ]
     problem = ""
     if not _OLDEST_READABLE <= version <= SCHEMA_VERSION:
@@ -170,11 +172,10 @@ def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             if version > SCHEMA_VERSION
             else "Materialise metadata of this video again",
         )
-    table = file.read(columns=[name for name in wanted if name in found.names])
-    for field in (METADATA_SCHEMA.field(name) for name in wanted):
-        if field.name not in table.column_names:
+    table = file.read(columns=[name for name in wanted if name in types])
+    for field in schema:
+        if field.name not in types:
             table = table.append_column(field, pa.nulls(len(table), field.type))
-    schema = pa.schema([METADATA_SCHEMA.field(name) for name in wanted], METADATA_SCHEMA.metadata)
     return table.select(wanted).cast(schema)
 
 

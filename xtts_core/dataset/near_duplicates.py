@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from math import ceil
 
 _WORD = re.compile(r"\w+")
@@ -24,39 +24,39 @@ def near_duplicates(
     Args:
         similarity: in (0, 1].
     """
-    sets = {other: words for other in sorted(others) if (words := _words(other))}
-    counts = Counter(word for words in sets.values() for word in words)
+    words = {other: own for other in sorted(others) if (own := _words(other))}
+    counts = Counter(word for own in words.values() for word in own)
+    rank = {word: i for i, word in enumerate(sorted(counts, key=lambda w: (counts[w], w)))}
+    sets = {other: {rank[word] for word in own} for other, own in words.items()}
 
-    def rarest(words: frozenset[str]) -> list[str]:
-        kept = len(words) - ceil(similarity * len(words) - _EPSILON) + 1
-        return sorted(words, key=lambda word: (counts[word], word))[:kept]
+    def rarest(ranks: Set[int], size: int) -> list[int]:
+        # Words that no other text has are the rarest of all, and find nothing.
+        kept = len(ranks) - ceil(similarity * size - _EPSILON) + 1
+        return sorted(ranks)[: max(kept, 0)]
 
-    with_word: defaultdict[str, list[str]] = defaultdict(list)
-    for other, words in sets.items():
-        for word in rarest(words):
+    with_word: defaultdict[int, list[str]] = defaultdict(list)
+    for other, ranks in sets.items():
+        for word in rarest(ranks, len(ranks)):
             with_word[word].append(other)
 
     found: dict[str, tuple[str, float]] = {}
     for text in texts:
-        if not (words := _words(text)):
-            continue
-        least, most = similarity * len(words) - _EPSILON, len(words) / similarity + _EPSILON
-        for other in {other for word in rarest(words) for other in with_word.get(word, ())}:
+        own = _words(text)
+        size = len(own)
+        ranks = {rank[word] for word in own if word in rank}
+        least, most = similarity * size - _EPSILON, size / similarity + _EPSILON
+        for other in {other for word in rarest(ranks, size) for other in with_word.get(word, ())}:
             if not least <= len(sets[other]) <= most:
                 continue
-            alike = _jaccard(words, sets[other])
+            shared = len(ranks & sets[other])
+            alike = shared / (size + len(sets[other]) - shared)
             if alike >= similarity and (-alike, other) < _rank(found.get(text)):
                 found[text] = (other, alike)
     return found
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(text))
-
-
-def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    shared = len(a & b)
-    return shared / (len(a) + len(b) - shared)
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text))
 
 
 def _rank(found: tuple[str, float] | None) -> tuple[float, str]:
