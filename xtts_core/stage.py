@@ -8,7 +8,7 @@ Every asset keeps two small files beside its output: `records/<asset>/<key>.json
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -225,7 +225,7 @@ def _require(
     result = read_result(store, asset, key)
     if result is None:
         raise UpstreamError(
-            f"{name} has not been made, or its files changed since",
+            f"{name} {_missing(store, asset, key)}",
             where=where,
             remedy=f"Materialise {asset} first",
         )
@@ -289,7 +289,7 @@ def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
     if verdicts["data_version"] != record["data_version"]:
         return None
     outputs = record["outputs"]
-    if not all(_intact(f"{store.root}/{name}", entry) for name, entry in outputs.items()):
+    if next(_changed(store, outputs), None) is not None:
         return None
     return StageResult(
         root=store.root,
@@ -305,6 +305,23 @@ def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
         built_on=record["built_on"],
         skipped=True,
     )
+
+
+def _missing(store: CorpusStore, asset: str, key: str) -> str:
+    """What keeps `read_result` from finding one, as the end of a sentence about it."""
+    path = store.record(asset, key)
+    if not path.is_file():
+        return "has not been made"
+    changed = next(_changed(store, read_json(path)["outputs"]), None)
+    if changed is None:
+        return "was interrupted while it was recorded"
+    there = (store.root / changed).is_file()
+    return f"{'has a changed file' if there else 'lacks a file'}: {changed}"
+
+
+def _changed(store: CorpusStore, outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The recorded files that are missing or not as recorded."""
+    return (name for name, entry in outputs.items() if not _intact(f"{store.root}/{name}", entry))
 
 
 def _commit(

@@ -114,6 +114,17 @@ def test_a_missing_stage_is_refused_by_name(words: Words) -> None:
         require(words.store, "words", "b")
 
 
+def test_a_file_that_is_missing_or_changed_is_named(words: Words) -> None:
+    result = words("a", "um dois três")
+    name = result.uri.relative_to(words.store.root)
+    result.uri.write_text("outra")
+    with pytest.raises(UpstreamError, match=rf"words of a has a changed file: {name}"):
+        require(words.store, "words", "a")
+    result.uri.unlink()
+    with pytest.raises(UpstreamError, match=rf"words of a lacks a file: {name}"):
+        require(words.store, "words", "a")
+
+
 def test_a_failed_blocking_check_stops_the_next_stage_and_names_the_check(words: Words) -> None:
     result = words("a", "")
     assert [verdict.check for verdict in result.blocked] == ["not_empty"]
@@ -131,7 +142,7 @@ def test_a_failed_warning_stops_nothing(words: Words) -> None:
 def test_a_missing_verdict_refuses_the_output(words: Words) -> None:
     words("a", "um dois três")
     words.store.verdicts("words", "a").unlink()
-    with pytest.raises(UpstreamError):
+    with pytest.raises(UpstreamError, match="was interrupted while it was recorded"):
         require(words.store, "words", "a")
 
 
@@ -140,7 +151,7 @@ def test_a_verdict_on_another_data_version_refuses_the_output(words: Words) -> N
     old = words.store.verdicts("words", "a").read_text()
     words("a", "um dois três quatro")
     words.store.verdicts("words", "a").write_text(old)
-    with pytest.raises(UpstreamError):
+    with pytest.raises(UpstreamError, match="was interrupted while it was recorded"):
         require(words.store, "words", "a")
 
 

@@ -113,7 +113,11 @@ def export(
         typer.Option(help="For Hugging Face `datasets`, or the LJSpeech layout."),
     ],
     link: Annotated[
-        bool, typer.Option("--link", help="Hard links instead of copies (ljspeech).")
+        bool,
+        typer.Option(
+            "--link",
+            help="Hard links instead of copies (ljspeech): a clip edited there is edited here.",
+        ),
     ] = False,
 ) -> None:
     """The dataset for training elsewhere: the clips of ljspeech_dataset, in a folder of its own."""

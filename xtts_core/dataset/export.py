@@ -87,7 +87,7 @@ def export_ljspeech(
         listed: the ids in videos.csv (None: every video that was prepared).
         link: hard links instead of copies, where the file system allows.
     Raises:
-        DatasetError: the folder is not empty, or there is nothing to export.
+        DatasetError: the folder is not empty or cannot be written, or there is nothing to export.
     """
 
     def write(folder: Path, clips: pa.Table) -> None:
@@ -109,7 +109,7 @@ def export_hf(
     Args:
         listed: the ids in videos.csv (None: every video that was prepared).
     Raises:
-        DatasetError: the folder is not empty, or there is nothing to export.
+        DatasetError: the folder is not empty or cannot be written, or there is nothing to export.
     """
 
     def write(folder: Path, clips: pa.Table) -> None:
@@ -149,10 +149,17 @@ def _export(
             where="; ".join(rejected.values()) or str(store.root),
             remedy="See xtts dataset show",
         )
-    if destination.is_dir():
-        destination.rmdir()
-    with atomic_dir(destination) as aside:
-        write(aside, clips)
+    try:
+        if destination.is_dir():
+            destination.rmdir()
+        with atomic_dir(destination) as aside:
+            write(aside, clips)
+    except OSError as error:
+        raise DatasetError(
+            f"The export cannot be written ({error})",
+            where=str(destination),
+            remedy="Name a folder that you may write to, on a disk with room for it",
+        ) from error
     sides = clips["split"].to_pylist()
     return Export(
         sides.count("train"), sides.count("val"), rejected, dataset.left_out, dataset.refused

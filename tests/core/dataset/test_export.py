@@ -166,6 +166,13 @@ def test_an_export_that_dies_leaves_no_half_of_it(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "_write_shard", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DatasetError, match=r"No space left on device.*on a disk with room"):
         export_hf(corpus.store, tmp_path / "hf")
     assert not list(tmp_path.glob("*hf*"))
+
+
+def test_a_place_that_cannot_be_written_is_refused_by_name(corpus: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DatasetError, match="cannot be written") as refused:
+        export_ljspeech(corpus.store, tmp_path / "file" / "lj")
+    assert refused.value.where == str(tmp_path / "file" / "lj")
