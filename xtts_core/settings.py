@@ -202,6 +202,7 @@ class BaseModelSettings(_Section):
     name: str = Field("xtts_v2", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     mirror: str | None = None
     offline_dir: str | None = None
+    checkpoint: str | None = None
 
 
 class LoraSettings(_Section):
@@ -210,12 +211,16 @@ class LoraSettings(_Section):
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     targets: Strings = ("c_attn", "c_proj", "c_fc")
+    train_heads: bool = False
+    train_embeddings: bool = False
 
 
 class OptimisationSettings(_Section):
-    mixed_precision: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = False
     batch_size: int = Field(4, ge=1)
     gradient_accumulation: int = Field(2, ge=1)
+    conditioning: Literal["same_clip_masked", "other_clip"] = "same_clip_masked"
     epochs: int = Field(50, ge=1)
     learning_rate_full: float = Field(1e-5, gt=0)
     learning_rate_lora: float = Field(1e-4, gt=0)
@@ -228,8 +233,19 @@ class OptimisationSettings(_Section):
     seed: int = 42
 
 
+class AugmentationSettings(_Section):
+    share: float = Field(0.0, ge=0, le=1)
+    max_pitch_semitones: float = Field(0.0, ge=0, le=4)
+    max_stretch: float = Field(0.0, ge=0, le=0.25)
+
+
+class ForgettingSettings(_Section):
+    sentences: int = Field(6, ge=0, le=8)
+    max_loss_rise: float = Field(0.5, gt=0)
+
+
 class CheckpointSettings(_Section):
-    save_every_epochs: int = Field(5, ge=1)
+    save_every_minutes: float = Field(10.0, ge=0)
     keep: int = Field(3, ge=1)
     patience_epochs: int = Field(10, ge=1)
 
@@ -249,9 +265,12 @@ class TrainingSettings(_Section):
     """`config/training.yaml`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     base_model: BaseModelSettings = BaseModelSettings()
     lora: LoraSettings = LoraSettings()
     optimisation: OptimisationSettings = OptimisationSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    forgetting: ForgettingSettings = ForgettingSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     logging: LoggingSettings = LoggingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

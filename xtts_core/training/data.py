@@ -185,14 +185,37 @@ def epoch_batches(
     return batches
 
 
-def training_span(clip: Clip, *, seed: int, epoch: int) -> Span:
-    """A random span of 3 to 6 s of the clip itself, at most half of it.
+def training_spans(
+    clips: Sequence[Clip], conditioning: str, *, seed: int
+) -> Callable[[Clip, int], Span]:
+    """The span that a training clip of `clips` is conditioned on in an epoch.
 
-    Half, because the codes under the span are not scored: a short clip would teach nothing but its
-    end.
+    Args:
+        conditioning: `same_clip_masked`, a span of the clip itself; or `other_clip`, a span of
+            another clip of its speaker, where there is one.
     """
-    draw = random.Random(f"{seed}:{epoch}:{clip.clip_id}")
-    length = min(draw.randint(MIN_SPAN_SAMPLES, MAX_SPAN_SAMPLES), clip.samples // 2)
+    by_speaker: defaultdict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        by_speaker[clip.speaker].append(clip)
+
+    def span(clip: Clip, epoch: int) -> Span:
+        draw = random.Random(f"{seed}:{epoch}:{clip.clip_id}")
+        others = by_speaker[clip.speaker]
+        if conditioning == "same_clip_masked" or len(others) == 1:
+            # Half of it at most: the codes under the span are not scored, so a short clip would
+            # teach nothing but its end.
+            return _random_span(clip, clip.samples // 2, draw)
+        other = draw.choice(others)
+        while other.clip_id == clip.clip_id:
+            other = draw.choice(others)
+        return _random_span(other, other.samples, draw)
+
+    return span
+
+
+def _random_span(clip: Clip, longest: int, draw: random.Random) -> Span:
+    """3 to 6 s of a clip, or as much as it may be."""
+    length = min(draw.randint(MIN_SPAN_SAMPLES, MAX_SPAN_SAMPLES), longest)
     start = draw.randint(0, clip.samples - length)
     return Span(clip, start, start + length)
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 FINETUNED_CHECKPOINT = Stage(
     "finetuned_checkpoint",
-    "1",
+    "2",
     (
         CheckSpec("weights_finite", "error", "every weight is a finite number"),
         CheckSpec("no_clip_skipped", "error", "every training clip was trained on"),
@@ -196,13 +196,17 @@ def make_finetuned_checkpoint(
 
 
 def learning_inputs(settings: TrainingSettings) -> dict[str, Any]:
-    """The settings that the weights follow from: nothing of an adapter that is off, and one
-    learning rate."""
-    lora = settings.lora
-    unused = "learning_rate_full" if lora.enabled else "learning_rate_lora"
+    """The settings that the weights follow from: nothing of an adapter or of an augmentation that
+    is off, one learning rate, and nothing that only trades time for memory."""
+    lora, augmentation = settings.lora, settings.augmentation
+    unused = {
+        "learning_rate_full" if lora.enabled else "learning_rate_lora",
+        "gradient_checkpointing",
+    }
     return {
         "lora": lora.model_dump(mode="json") if lora.enabled else {"enabled": False},
-        "optimisation": settings.optimisation.model_dump(mode="json", exclude={unused}),
+        "augmentation": augmentation.model_dump(mode="json") if augmentation.share else None,
+        "optimisation": settings.optimisation.model_dump(mode="json", exclude=unused),
         "patience_epochs": settings.checkpoints.patience_epochs,
     }
 

@@ -105,6 +105,7 @@ class TrainingReport:
     trainable_parameters: int
     device: str
     precision: str
+    processes: int
     seconds: float
 
     @property

@@ -8,9 +8,15 @@ from typing import Any
 from xtts_core.errors import SettingsError
 from xtts_core.settings import LoraSettings
 
+HEADS = ("text_head", "mel_head")
+EMBEDDINGS = ("text_embedding", "mel_embedding", "text_pos_embedding", "mel_pos_embedding")
+LAYERS_FILE = "trained_layers.safetensors"
+"""Beside the adapter: the layers that were trained whole, under their names in the GPT."""
+
 
 def add_lora(gpt: Any, settings: LoraSettings) -> Any:
-    """Freeze `gpt` and add trainable adapters to its transformer, in place.
+    """Freeze `gpt` but for the layers that the settings name, and add trainable adapters to its
+    transformer, in place.
 
     GPT-2's linear layers are `Conv1D`, whose weights are (in, out): hence `fan_in_fan_out`. Its
     attention is one fused `c_attn`; there is no `q_proj`.
@@ -23,6 +29,11 @@ def add_lora(gpt: Any, settings: LoraSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     gpt.requires_grad_(False)
+    whole = (HEADS if settings.train_heads else ()) + (
+        EMBEDDINGS if settings.train_embeddings else ()
+    )
+    for name in whole:
+        getattr(gpt, name).requires_grad_(True)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes any number
@@ -40,10 +51,20 @@ def add_lora(gpt: Any, settings: LoraSettings) -> Any:
         ) from error
 
 
-def save_adapter(adapter: Any, folder: Path) -> None:
-    """Write `adapter_model.safetensors` and `adapter_config.json` as peft reads them."""
+def save_adapter(adapter: Any, gpt: Any, folder: Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json` as peft reads them, and
+    `trained_layers.safetensors` where layers beside the adapter were trained."""
+    from safetensors.torch import save_file
+
     adapter.save_pretrained(folder)
     (folder / "README.md").unlink()
+    whole = {
+        name: parameter.detach().contiguous()
+        for name, parameter in gpt.named_parameters()
+        if parameter.requires_grad and "lora_" not in name
+    }
+    if whole:
+        save_file(whole, folder / LAYERS_FILE)
 
 
 def merge_lora(adapter: Any) -> None:

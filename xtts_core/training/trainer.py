@@ -1,43 +1,49 @@
-"""Fine-tunes the GPT of an XTTS model: a plain torch loop that a killed run picks up again.
+"""Fine-tunes the GPT of an XTTS model: a plain loop on Hugging Face Accelerate.
 
-The objective is coqui-tts's (`GPTTrainer.train_step`). A state is saved every few epochs; a run
-that is started again goes on from the last one, with the same draws and so the same curve.
+The objective is coqui-tts's (`GPTTrainer.train_step`). Every draw follows from the seed, the epoch
+and the batch alone, so a killed run that goes on, and a run that several processes share, have the
+curve of an unbroken one in one process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from xtts_core.errors import DatasetError, TrainingError
-from xtts_core.model.loading import load_mel_stats, load_model, resolve_device
+from xtts_core.errors import DatasetError, SettingsError, TrainingError
+from xtts_core.model.loading import MODEL_FILE, load_mel_stats, load_model, resolve_device
 from xtts_core.settings import OptimisationSettings, TrainingSettings
-from xtts_core.store import atomic_dir, atomic_file, read_json, write_json
+from xtts_core.store import atomic_dir, write_json
 from xtts_core.training.data import (
     Batch,
     Clip,
+    Span,
     epoch_batches,
     held_out_spans,
     make_batch,
     read_clips,
     tokenise,
-    training_span,
+    training_spans,
 )
 from xtts_core.training.job import EpochLosses, Tell, TrainingJob, TrainingReport
 from xtts_core.training.lora import add_lora, merge_lora, save_adapter
 from xtts_core.training.loss import text_and_audio_loss
 from xtts_core.training.mel import LogMel, conditioning_mel
 from xtts_core.training.preview import speak_samples
+from xtts_core.training.states import Curve, States, needed_bytes, require_room
 
 ADAM_BETAS = (0.9, 0.96)
 """From coqui-tts's recipe (recipes/ljspeech/xtts_v2/train_gpt_xtts.py)."""
@@ -46,25 +52,50 @@ ADAM_BETAS = (0.9, 0.96)
 def train(job: TrainingJob, tell: Tell) -> TrainingReport:
     """Train, and leave the merged weights, the adapter and the report in `job.result_dir`.
 
+    Where `accelerate launch` started several processes, each runs this; the main one tells, saves
+    and exports.
+
     Raises:
         DatasetError: there is nothing to train on, or nothing to judge it by.
-        TrainingError: a loss is not a finite number.
+        SettingsError: two settings do not go together, or not with this machine.
+        TrainingError: a loss is not a finite number; memory or the disk is too small.
     """
     if job.report.is_file():
         return TrainingReport.read(job.report)
+    with _memory_explained():
+        return _train(job, tell)
+
+
+def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
     settings = job.settings
     optimisation = settings.optimisation
-    data = read_data(job)
+    accelerator = start_accelerator(settings)
+    device = accelerator.device
+    leads = accelerator.is_main_process
+    tell = tell if leads else _nobody
 
-    device = torch.device(resolve_device(settings.device))
+    data = read_data(job)
     model = load_model(job.base_dir, str(device))
     gpt = model.gpt
+    gpt_bytes = _bytes(gpt.parameters())
     torch.manual_seed(optimisation.seed)
     adapter = add_lora(gpt, settings.lora) if settings.lora.enabled else None
-    learner = Learner.create(gpt, conditioning_mel(load_mel_stats(job.base_dir)), settings, device)
+    if optimisation.gradient_checkpointing:
+        gpt.gpt.gradient_checkpointing_enable({"use_reentrant": False})
+    mel = conditioning_mel(load_mel_stats(job.base_dir)).to(device)
+    learner = Learner.create(gpt, mel, settings, accelerator)
+    base_bytes = (job.base_dir / MODEL_FILE).stat().st_size
+    require_room(
+        job,
+        needed_bytes(
+            _bytes(learner.trainable.values()), gpt_bytes, base_bytes, settings.checkpoints
+        ),
+    )
+    states = States.of(job)
+    curve = states.resume(learner, device)
+    accelerator.wait_for_everyone()
 
-    total_steps = optimisation.epochs * data.steps_per_epoch(optimisation)
-    curve = _resume(job, learner)
+    total_steps = optimisation.epochs * data.steps_per_epoch
     tell(
         {
             "event": "start",
@@ -77,70 +108,99 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
             "trainable_parameters": learner.trainable_parameters,
             "device": str(device),
             "precision": learner.precision,
+            "processes": accelerator.num_processes,
         }
     )
-    writer = SummaryWriter(str(job.run_dir / "tensorboard"), purge_step=curve.step + 1)
+    board = Board(job, curve.step) if leads else None
     started = monotonic() - curve.seconds
 
     if not curve.history:
         curve = curve.after_epoch(learner.held_out_losses(data, train=None, epoch=0))
-        _log_epoch(writer, curve, tell)
+        _tell_epoch(board, curve, tell)
 
     while not curve.ended(settings):
         epoch = curve.epoch + 1
-        losses: list[float] = []
         seen: set[str] = set()
         gpt.train()
-        for group in data.epoch(epoch, optimisation):
-            rate = learner.set_learning_rate(curve.step, total_steps, settings)
-            loss, gradient_norm = learner.step(group, optimisation)
-            curve = replace(curve, step=curve.step + 1)
-            losses.append(loss)
-            seen.update(clip_id for batch in group for clip_id in batch.clip_ids)
+        for number, group in enumerate(data.epoch(epoch)):
+            seen.update(clip.clip_id for clips in group for clip in clips)
+            if number < curve.epoch_steps:
+                continue
+            rate = learner.set_learning_rate(curve.step, total_steps)
+            begun = monotonic()
+            loss, gradient_norm = learner.step(data, group, epoch)
+            curve = curve.after_step(loss, monotonic() - started)
+            done = {
+                "loss": loss,
+                "lr": rate,
+                "gradient_norm": gradient_norm,
+                "clips_per_second": sum(map(len, group)) / (monotonic() - begun),
+            }
             tell(
-                {
-                    "event": "step",
-                    "epoch": epoch,
-                    "step": curve.step,
-                    "steps": total_steps,
-                    "loss": loss,
-                    "lr": rate,
-                }
+                {"event": "step", "epoch": epoch, "step": curve.step, "steps": total_steps, **done}
             )
-            if curve.step % settings.logging.log_every_steps == 0:
-                writer.add_scalar("train/loss", loss, curve.step)
-                writer.add_scalar("train/learning_rate", rate, curve.step)
-                writer.add_scalar("train/gradient_norm", gradient_norm, curve.step)
+            if board:
+                board.step(curve.step, done)
+            if leads and states.due:
+                states.save(learner, curve)
+                tell({"event": "saved", "epoch": epoch, "step": curve.step})
 
-        curve = curve.after_epoch(
-            learner.held_out_losses(data, train=sum(losses) / len(losses), epoch=epoch)
+        losses = learner.held_out_losses(
+            data, train=curve.loss_sum / curve.epoch_steps, epoch=epoch
         )
-        curve = replace(curve, clips=len(seen), seconds=monotonic() - started)
-        if curve.best_epoch == epoch:
-            with atomic_file(_best(job, epoch)) as aside:
-                save_file(learner.trainable_state(), aside)
-        _log_epoch(writer, curve, tell)
-        if settings.logging.samples and epoch % settings.logging.sample_every_epochs == 0:
-            speak_samples(writer, model, job, [*data.trained, *data.held_out], curve.step)
-        if curve.ended(settings) or epoch % settings.checkpoints.save_every_epochs == 0:
-            _save(job, learner, curve)
-            tell({"event": "saved", "epoch": epoch, "step": curve.step})
-    writer.close()
+        curve = curve.after_epoch(losses, clips=len(seen))
+        _tell_epoch(board, curve, tell)
+        if leads and curve.best_epoch == epoch:
+            states.save_best(learner, curve)
+        if board and settings.logging.samples and epoch % settings.logging.sample_every_epochs == 0:
+            speak_samples(board.writer, model, job, [*data.trained, *data.held_out], curve.step)
 
-    learner.load_trainable(load_file(_best(job, curve.best_epoch), device=str(device)))
     report = TrainingReport(
         history=curve.history,
-        best_epoch=curve.best_epoch,
+        best_epoch=curve.best_epoch or 0,
         steps=curve.step,
         train_clips=curve.clips,
         val_clips=len(data.held_out),
         trainable_parameters=learner.trainable_parameters,
         device=str(device),
         precision=learner.precision,
+        processes=accelerator.num_processes,
         seconds=round(curve.seconds, 3),
     )
-    _export(job, gpt, adapter, report)
+    if board:
+        board.writer.close()
+        learner.load_trainable(states.best(curve, device))
+        _export(job, gpt, adapter, report)
+    accelerator.wait_for_everyone()
     return report
+
+
+def start_accelerator(settings: TrainingSettings) -> Accelerator:
+    """What knows the device, the precision and the other processes.
+
+    Raises:
+        SettingsError: fp16 without a GPU.
+    """
+    device = torch.device(resolve_device(settings.device))
+    precision = settings.optimisation.precision
+    if precision == "auto":
+        precision = "fp32"
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and device.type == "cpu":
+        raise SettingsError(
+            "fp16 needs a GPU",
+            where="optimisation.precision in training.yaml",
+            remedy="Use auto, fp32 or bf16",
+        )
+    # It is a singleton, whose precision an earlier run in this process may have set.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        # The others wait while the main process speaks samples and exports.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=4))],
+    )
 
 
 # --- data -------------------------------------------------------------------------------------
@@ -148,36 +208,38 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
 
 @dataclass(frozen=True)
 class Data:
-    """The clips of both sides, their tokens, and how held-out ones are conditioned."""
+    """The clips of both sides, their tokens, and what their voices are taken from."""
 
     trained: Sequence[Clip]
     held_out: Sequence[Clip]
     tokens: dict[str, Tensor]
+    settings: OptimisationSettings
+    span: Callable[[Clip, int], Span]
+    held_out_span: Callable[[Clip], Span]
 
-    def epoch(self, epoch: int, settings: OptimisationSettings) -> Iterator[list[Batch]]:
-        """The batches of each optimiser step: every training clip once, each conditioned on a
-        span of itself."""
-        batches = epoch_batches(self.trained, settings.batch_size, seed=settings.seed, epoch=epoch)
-        accumulated = settings.gradient_accumulation
+    @property
+    def steps_per_epoch(self) -> int:
+        batches = math.ceil(len(self.trained) / self.settings.batch_size)
+        return math.ceil(batches / self.settings.gradient_accumulation)
+
+    def epoch(self, epoch: int) -> Iterator[list[list[Clip]]]:
+        """The batches of each optimiser step: every training clip once."""
+        batches = epoch_batches(
+            self.trained, self.settings.batch_size, seed=self.settings.seed, epoch=epoch
+        )
+        accumulated = self.settings.gradient_accumulation
         for first in range(0, len(batches), accumulated):
-            yield [
-                make_batch(
-                    clips,
-                    [training_span(clip, seed=settings.seed, epoch=epoch) for clip in clips],
-                    self.tokens,
-                )
-                for clips in batches[first : first + accumulated]
-            ]
+            yield batches[first : first + accumulated]
 
-    def steps_per_epoch(self, settings: OptimisationSettings) -> int:
-        batches = math.ceil(len(self.trained) / settings.batch_size)
-        return math.ceil(batches / settings.gradient_accumulation)
+    def batch(self, clips: Sequence[Clip], epoch: int) -> Batch:
+        """Training clips, each with a span of its voice."""
+        return make_batch(clips, [self.span(clip, epoch) for clip in clips], self.tokens)
 
-    def validation(self) -> Iterator[Batch]:
-        """Every held-out clip by itself, so that its loss depends on no other."""
-        span = held_out_spans([*self.trained, *self.held_out])
-        for clip in self.held_out:
-            yield make_batch([clip], [span(clip)], self.tokens)
+    def validation(self, first: int = 0, stride: int = 1) -> Iterator[Batch]:
+        """Every held-out clip by itself, so that its loss depends on no other; of several
+        processes, each takes its share of them."""
+        for clip in self.held_out[first::stride]:
+            yield make_batch([clip], [self.held_out_span(clip)], self.tokens)
 
 
 def read_data(job: TrainingJob) -> Data:
@@ -196,7 +258,15 @@ def read_data(job: TrainingJob) -> Data:
             where=", ".join(str(path) for path in job.codes),
             remedy="Add videos, or raise split.val_share in dataset.yaml where none is held out",
         )
-    return Data(trained, held_out, tokenise(clips, job.base_dir))
+    settings = job.settings.optimisation
+    return Data(
+        trained,
+        held_out,
+        tokenise(clips, job.base_dir),
+        settings,
+        training_spans(trained, settings.conditioning, seed=settings.seed),
+        held_out_spans(clips),
+    )
 
 
 # --- learning ---------------------------------------------------------------------------------
@@ -208,37 +278,22 @@ class Learner:
 
     gpt: Any
     mel: LogMel
-    device: torch.device
-    autocast: torch.dtype | None
-    optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    text_weight: float
-    audio_weight: float
+    accelerator: Accelerator
+    optimiser: Any
+    settings: TrainingSettings
 
     @classmethod
     def create(
-        cls, gpt: Any, mel: LogMel, settings: TrainingSettings, device: torch.device
+        cls, gpt: Any, mel: LogMel, settings: TrainingSettings, accelerator: Accelerator
     ) -> Learner:
-        autocast = None
-        if settings.optimisation.mixed_precision and device.type == "cuda":
-            autocast = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return cls(
-            gpt=gpt,
-            mel=mel.to(device),
-            device=device,
-            autocast=autocast,
-            optimiser=torch.optim.AdamW(
-                _parameter_groups(gpt, settings.optimisation.weight_decay), betas=ADAM_BETAS
-            ),
-            # Half precision alone has too small a range for unscaled gradients.
-            scaler=torch.amp.GradScaler(device.type, enabled=autocast is torch.float16),
-            text_weight=settings.optimisation.text_loss_weight,
-            audio_weight=settings.optimisation.audio_loss_weight,
-        )
+        groups = _parameter_groups(gpt, settings.optimisation.weight_decay)
+        optimiser = accelerator.prepare(torch.optim.AdamW(groups, betas=ADAM_BETAS))
+        return cls(gpt, mel, accelerator, optimiser, settings)
 
     @property
     def precision(self) -> str:
-        return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast]
+        mixed = str(self.accelerator.mixed_precision)
+        return "fp32" if mixed == "no" else mixed
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -256,11 +311,23 @@ class Learner:
             for name, parameter in self.trainable.items():
                 parameter.copy_(state[name])
 
-    def set_learning_rate(self, step: int, total: int, settings: TrainingSettings) -> float:
-        optimisation = settings.optimisation
+    def optimiser_state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+        }
+
+    def load_optimiser(self, state: dict[str, Any]) -> None:
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def set_learning_rate(self, step: int, total: int) -> float:
+        optimisation = self.settings.optimisation
         peak = (
             optimisation.learning_rate_lora
-            if settings.lora.enabled
+            if self.settings.lora.enabled
             else optimisation.learning_rate_full
         )
         rate = peak * learning_rate_factor(step, total, optimisation.warmup_steps)
@@ -268,55 +335,100 @@ class Learner:
             group["lr"] = rate
         return rate
 
-    def step(self, batches: Sequence[Batch], settings: OptimisationSettings) -> tuple[float, float]:
-        """One optimiser step on the mean gradient of some batches.
+    def step(self, data: Data, group: Sequence[Sequence[Clip]], epoch: int) -> tuple[float, float]:
+        """One optimiser step on the mean gradient of some batches, of which each process computes
+        its share.
 
         Returns:
             Their mean loss, and the norm of the gradient before it was clipped.
+        Raises:
+            TrainingError: a loss or the gradient is not a finite number.
         """
-        total = 0.0
-        for batch in batches:
-            text, audio = self._losses(batch)
-            loss = self.text_weight * text + self.audio_weight * audio
-            scaled: Any = self.scaler.scale(loss / len(batches))
-            scaled.backward()
-            total += loss.item()
-        self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self.trainable.values(), settings.max_gradient_norm)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        accelerator, optimisation = self.accelerator, self.settings.optimisation
+        total = torch.zeros((), device=accelerator.device)
+        broken = torch.zeros(len(group), device=accelerator.device)
+        for index in range(accelerator.process_index, len(group), accelerator.num_processes):
+            batch = data.batch(group[index], epoch)
+            # Dropout is drawn by the batch, not by the process or by what ran before it.
+            torch.manual_seed(_draw(optimisation.seed, epoch, batch.clip_ids))
+            loss = self._weighted(*self._losses(batch))
+            broken[index] = ~loss.isfinite()
+            accelerator.backward(loss / len(group))
+            total += loss.detach()
+        self._share([total, broken, *self._gradients()])
+        self._refuse_broken(broken, group)
+        norm = accelerator.clip_grad_norm_(self.trainable.values(), optimisation.max_gradient_norm)
+        if accelerator.scaler is None and not norm.isfinite():
+            self._refuse_broken(torch.ones(len(group)), group)
+        self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return total / len(batches), norm.item()
+        return total.item() / len(group), norm.item()
 
     @torch.no_grad()
     def held_out_losses(self, data: Data, *, train: float | None, epoch: int) -> EpochLosses:
-        """Mean losses over the held-out clips, without dropout."""
+        """Mean losses over the held-out clips, without dropout.
+
+        Raises:
+            TrainingError: one is not a finite number.
+        """
+        accelerator = self.accelerator
         self.gpt.eval()
-        pairs = [self._losses(batch) for batch in data.validation()]
-        text = sum(text.item() for text, _ in pairs) / len(pairs)
-        audio = sum(audio.item() for _, audio in pairs) / len(pairs)
+        losses = torch.zeros(len(data.held_out), 2, device=accelerator.device)
+        first, stride = accelerator.process_index, accelerator.num_processes
+        for row, batch in zip(losses[first::stride], data.validation(first, stride), strict=True):
+            row[:] = torch.stack(self._losses(batch))
+        self._share([losses])
+        self._refuse_broken((~losses.isfinite()).any(dim=1), [[clip] for clip in data.held_out])
+        text, audio = losses.double().mean(dim=0)
         return EpochLosses(
             epoch=epoch,
             train=train,
-            validation=self.text_weight * text + self.audio_weight * audio,
-            validation_text=text,
-            validation_audio=audio,
+            validation=self._weighted(text, audio).item(),
+            validation_text=text.item(),
+            validation_audio=audio.item(),
         )
 
+    def _weighted(self, text: Tensor, audio: Tensor) -> Tensor:
+        optimisation = self.settings.optimisation
+        return optimisation.text_loss_weight * text + optimisation.audio_loss_weight * audio
+
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        batch = batch.to(self.device)
-        with torch.autocast(
-            self.device.type, dtype=self.autocast, enabled=self.autocast is not None
-        ):
-            text, audio = text_and_audio_loss(self.gpt, self.mel, batch)
-        if not torch.isfinite(text + audio):
+        with self.accelerator.autocast():
+            return text_and_audio_loss(self.gpt, self.mel, batch.to(self.accelerator.device))
+
+    def _gradients(self) -> list[Tensor]:
+        """Those of every trained weight, nought where this process had no batch."""
+        for parameter in self.trainable.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [p.grad for p in self.trainable.values() if p.grad is not None]
+
+    def _share(self, tensors: Sequence[Tensor]) -> None:
+        """Sum over the processes, in place. Unlike DistributedDataParallel this takes batches
+        that do not divide evenly, and frozen weights."""
+        if self.accelerator.num_processes > 1:
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
+
+    def _refuse_broken(self, broken: Tensor, batches: Sequence[Sequence[Clip]]) -> None:
+        found = [
+            clip.clip_id
+            for clips, bad in zip(batches, broken.tolist(), strict=True)
+            for clip in clips
+            if bad
+        ]
+        if found:
             raise TrainingError(
-                f"The loss is not a finite number (text {text.item()}, audio {audio.item()})",
-                where="clips " + ", ".join(batch.clip_ids),
+                "The loss or its gradient is not a finite number",
+                where="clips " + ", ".join(found),
                 remedy="Listen to these clips; or lower the learning rate, or set "
-                "mixed_precision to false",
+                "optimisation.precision to fp32",
             )
-        return text, audio
+
+
+def _draw(seed: int, epoch: int, clip_ids: Sequence[str]) -> int:
+    digest = hashlib.sha256(f"{seed}:{epoch}:{','.join(clip_ids)}".encode()).digest()
+    return int.from_bytes(digest[:4])
 
 
 def learning_rate_factor(step: int, total: int, warmup: int) -> float:
@@ -349,118 +461,67 @@ def _parameter_groups(gpt: nn.Module, weight_decay: float) -> list[dict[str, Any
     return [group for group in groups if group["params"]]
 
 
-# --- the curve, and the states it is saved with -----------------------------------------------
-
-
-@dataclass(frozen=True)
-class Curve:
-    """How far a run is: the losses of every epoch so far, the base model's first, and how many
-    different clips the last one trained on."""
-
-    step: int = 0
-    clips: int = 0
-    history: tuple[EpochLosses, ...] = ()
-    seconds: float = 0.0
-
-    @property
-    def epoch(self) -> int:
-        return max(len(self.history) - 1, 0)
-
-    @property
-    def best_epoch(self) -> int:
-        """The trained epoch with the lowest validation loss; the base model does not count."""
-        return min(self.history[1:], key=lambda losses: losses.validation).epoch
-
-    def after_epoch(self, losses: EpochLosses) -> Curve:
-        return replace(self, history=(*self.history, losses))
-
-    def ended(self, settings: TrainingSettings) -> bool:
-        if self.epoch == 0:
-            return False
-        return (
-            self.epoch >= settings.optimisation.epochs
-            or self.epoch - self.best_epoch >= settings.checkpoints.patience_epochs
-        )
-
-
-def _save(job: TrainingJob, learner: Learner, curve: Curve) -> None:
-    """Save all that a resumed run needs, then drop the states and weights no longer needed."""
-    with atomic_dir(job.states_dir / f"epoch-{curve.epoch:05d}") as aside:
-        save_file(learner.trainable_state(), aside / "weights.safetensors")
-        torch.save(
-            {
-                "optimiser": learner.optimiser.state_dict(),
-                "scaler": learner.scaler.state_dict(),
-                "cpu_rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all(),
-            },
-            aside / "optimiser.pt",
-        )
-        write_json(aside / "curve.json", asdict(curve))
-    states = sorted(job.states_dir.iterdir())
-    kept = states[-job.settings.checkpoints.keep :]
-    for old in states[: -len(kept)]:
-        shutil.rmtree(old)
-    needed = {_best(job, _read_curve(state).best_epoch) for state in kept}
-    for file in set(job.best_dir.iterdir()) - needed:
-        file.unlink()
-
-
-def _resume(job: TrainingJob, learner: Learner) -> Curve:
-    """Put the last saved state back, or start."""
-    _drop_unfinished(job)
-    states = sorted(job.states_dir.glob("epoch-*"))
-    if not states:
-        return Curve()
-    state = states[-1]
-    learner.load_trainable(load_file(state / "weights.safetensors", device=str(learner.device)))
-    rest = torch.load(state / "optimiser.pt", map_location=learner.device, weights_only=True)
-    learner.optimiser.load_state_dict(rest["optimiser"])
-    learner.scaler.load_state_dict(rest["scaler"])
-    torch.set_rng_state(rest["cpu_rng"].cpu())
-    if learner.device.type == "cuda":
-        torch.cuda.set_rng_state_all([state.cpu() for state in rest["cuda_rng"]])
-    return _read_curve(state)
-
-
-def _drop_unfinished(job: TrainingJob) -> None:
-    """Remove what a killed run was writing, which still has a name that starts with a dot."""
-    for folder in (job.run_dir, job.states_dir, job.best_dir):
-        for unfinished in folder.glob(".*"):
-            if unfinished.is_dir():
-                shutil.rmtree(unfinished)
-            else:
-                unfinished.unlink()
-
-
-def _read_curve(state: Path) -> Curve:
-    raw = read_json(state / "curve.json")
-    return Curve(**{**raw, "history": tuple(EpochLosses(**row) for row in raw["history"])})
-
-
-def _best(job: TrainingJob, epoch: int) -> Path:
-    return job.best_dir / f"epoch-{epoch:05d}.safetensors"
-
-
 # --- what a person sees, and what comes out -----------------------------------------------------
 
 
-def _log_epoch(writer: SummaryWriter, curve: Curve, tell: Tell) -> None:
-    losses = curve.history[-1]
-    if losses.train is not None:
-        writer.add_scalar("train/epoch_loss", losses.train, curve.step)
-    writer.add_scalar("validation/loss", losses.validation, curve.step)
-    writer.add_scalar("validation/text_loss", losses.validation_text, curve.step)
-    writer.add_scalar("validation/audio_loss", losses.validation_audio, curve.step)
-    writer.flush()
-    tell({"event": "epoch", "step": curve.step, **asdict(losses)})
+class Board:
+    """The TensorBoard of a run."""
+
+    def __init__(self, job: TrainingJob, step: int) -> None:
+        self.writer = SummaryWriter(str(job.run_dir / "tensorboard"), purge_step=step + 1)
+        self._every = job.settings.logging.log_every_steps
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        names = {"lr": "learning_rate"}
+        if step % self._every == 0:
+            for name, value in values.items():
+                self.writer.add_scalar(f"train/{names.get(name, name)}", value, step)
+
+    def epoch(self, step: int, losses: EpochLosses) -> None:
+        if losses.train is not None:
+            self.writer.add_scalar("train/epoch_loss", losses.train, step)
+        self.writer.add_scalar("validation/loss", losses.validation, step)
+        self.writer.add_scalar("validation/text_loss", losses.validation_text, step)
+        self.writer.add_scalar("validation/audio_loss", losses.validation_audio, step)
+        self.writer.flush()
+
+
+def _tell_epoch(board: Board | None, curve: Curve, tell: Tell) -> None:
+    if board:
+        board.epoch(curve.step, curve.history[-1])
+    tell({"event": "epoch", "step": curve.step, **asdict(curve.history[-1])})
+
+
+def _nobody(event: Mapping[str, Any]) -> None:
+    """A `Tell` of a process that is not the main one."""
 
 
 def _export(job: TrainingJob, gpt: Any, adapter: Any, report: TrainingReport) -> None:
     with atomic_dir(job.result_dir) as aside:
         if adapter is not None:
-            save_adapter(adapter, aside / "adapter")
+            save_adapter(adapter, gpt, aside / "adapter")
             merge_lora(adapter)
         state = {f"gpt.{name}": tensor.contiguous() for name, tensor in gpt.state_dict().items()}
         save_file(state, aside / job.weights.name)
         write_json(aside / job.report.name, report.to_json())
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU torch has no class of its own for it.
+        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise TrainingError(
+            f"Memory ran out: {str(error).splitlines()[0]}",
+            where="optimisation.batch_size in training.yaml",
+            remedy="Lower it and raise gradient_accumulation by as much; then set "
+            "gradient_checkpointing: true; then train an adapter (lora.enabled) of a lower rank. "
+            "The run goes on from its last state",
+        ) from error
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -65,7 +65,8 @@ def quick_settings(**optimisation: object) -> TrainingSettings:
                 "warmup_steps": 2,
                 **optimisation,
             },
-            "checkpoints": {"save_every_epochs": 1},
+            "checkpoints": {"save_every_minutes": 0.0},
+            "forgetting": {"sentences": 0},
             "logging": {"log_every_steps": 1, "samples": 0},
         }
     )

@@ -69,7 +69,7 @@ def test_a_merged_adapter_equals_the_unmerged_one(gpt: Any, adapter: Any) -> Non
 def test_a_saved_adapter_is_read_by_peft(
     corpus: CorpusStore, gpt: Any, adapter: Any, tmp_path: Path
 ) -> None:
-    save_adapter(adapter, tmp_path)
+    save_adapter(adapter, gpt, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",

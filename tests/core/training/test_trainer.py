@@ -27,7 +27,8 @@ from xtts_core.training.data import held_out_spans, make_batch, read_clips, toke
 from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
 from xtts_core.training.loss import text_and_audio_loss
 from xtts_core.training.mel import conditioning_mel
-from xtts_core.training.trainer import Curve, learning_rate_factor, read_data, train
+from xtts_core.training.states import Curve
+from xtts_core.training.trainer import learning_rate_factor, read_data, train
 
 
 def with_settings(job: TrainingJob, **sections: dict[str, Any]) -> TrainingJob:
@@ -63,16 +64,17 @@ def losses(*validation: float) -> tuple[EpochLosses, ...]:
     return tuple(EpochLosses(i, 1.0, loss, loss, loss) for i, loss in enumerate(validation))
 
 
-def test_a_run_killed_with_kill_9_goes_on_with_the_losses_of_an_unbroken_one(
+def test_a_run_killed_amid_an_epoch_goes_on_with_the_losses_of_an_unbroken_one(
     job: TrainingJob, tmp_path: Path
 ) -> None:
+    job = with_settings(job, optimisation={"batch_size": 2, "gradient_accumulation": 1})
     killed = replace(job, run_dir=tmp_path / "killed")
     seen: list[Mapping[str, Any]] = []
     with start_process(killed) as process:
         assert process.stdout is not None
         for line in process.stdout:
             seen.append(json.loads(line))
-            if seen[-1]["event"] == "step" and seen[-1]["epoch"] == 2:
+            if (seen[-1]["event"], seen[-1].get("step")) == ("saved", 6):
                 os.kill(process.pid, signal.SIGKILL)
                 break
     assert not killed.report.exists()
@@ -84,16 +86,15 @@ def test_a_run_killed_with_kill_9_goes_on_with_the_losses_of_an_unbroken_one(
     report, later = run(killed)
     unbroken, events = run(job)
     assert later[0]["event"] == "start"
-    assert later[0]["epoch"] == 1
-    assert min(step_losses(later)) == unbroken.steps // 3 + 1
+    assert (later[0]["epoch"], later[0]["step"], unbroken.steps) == (1, 6, 12)
     whole = step_losses(events)
-    assert step_losses(seen).keys() | step_losses(later).keys() == whole.keys()
-    for part in (seen, later):
-        assert step_losses(part) == pytest.approx(
-            {step: whole[step] for step in step_losses(part)}, rel=1e-6
-        )
+    assert list(step_losses(later)) == list(range(7, 13))
+    assert step_losses(seen) | step_losses(later) == pytest.approx(whole, rel=1e-6)
     assert [row.validation for row in report.history] == pytest.approx(
         [row.validation for row in unbroken.history], rel=1e-6
+    )
+    assert [row.train for row in report.history[1:]] == pytest.approx(
+        [row.train for row in unbroken.history[1:]], rel=1e-6
     )
     for name, tensor in load_file(job.weights).items():
         torch.testing.assert_close(load_file(killed.weights)[name], tensor)
@@ -147,7 +148,10 @@ def test_a_finished_run_is_not_trained_again(job: TrainingJob) -> None:
 
 def test_only_the_newest_states_are_kept(job: TrainingJob) -> None:
     run(with_settings(job, checkpoints={"keep": 2}, optimisation={"batch_size": 8}))
-    assert sorted(path.name for path in job.states_dir.iterdir()) == ["epoch-00002", "epoch-00003"]
+    assert sorted(path.name for path in job.states_dir.iterdir()) == [
+        "step-00000002",
+        "step-00000003",
+    ]
 
 
 def test_tensorboard_shows_losses_and_held_out_sentences(job: TrainingJob) -> None:
@@ -165,6 +169,7 @@ def test_tensorboard_shows_losses_and_held_out_sentences(job: TrainingJob) -> No
         "train/loss",
         "train/learning_rate",
         "train/gradient_norm",
+        "train/clips_per_second",
         "train/epoch_loss",
         "validation/loss",
         "validation/text_loss",
@@ -215,7 +220,7 @@ def test_an_epoch_of_the_trainer_has_every_accepted_clip_once(
     )
     left_out = gather(corpus).left_out
     data = read_data(replace(job, left_out=tuple(left_out)))
-    batches = [batch for step in data.epoch(1, job.settings.optimisation) for batch in step]
+    batches = [data.batch(clips, epoch=1) for step in data.epoch(1) for clips in step]
     touched = Counter(clip for batch in [*batches, *data.validation()] for clip in batch.clip_ids)
     assert touched == accepted - Counter(left_out)
     assert touched.total() == 10

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ from xtts_core.training.data import (
     make_batch,
     read_clips,
     tokenise,
-    training_span,
+    training_spans,
     unscored_codes,
 )
 
@@ -78,11 +79,26 @@ def test_batches_of_like_lengths_pad_less_than_five_percent() -> None:
 @settings(max_examples=200, deadline=None)
 def test_a_training_span_is_inside_its_clip_and_leaves_half_of_it(samples: int, epoch: int) -> None:
     one = clip("c", samples)
-    span = training_span(one, seed=42, epoch=epoch)
-    assert span == training_span(one, seed=42, epoch=epoch)
+    span = training_spans([one], "same_clip_masked", seed=42)(one, epoch)
+    assert span == training_spans([one], "same_clip_masked", seed=42)(one, epoch)
     assert 0 <= span.start < span.end <= samples
     assert span.end - span.start <= min(MAX_SPAN_SAMPLES, samples // 2)
     assert span.end - span.start >= min(MIN_SPAN_SAMPLES, samples // 2)
+
+
+def test_the_voice_may_be_taken_from_another_training_clip_of_the_speaker() -> None:
+    clips = [
+        *(clip(f"a{n}", 220_500) for n in range(4)),
+        clip("b", 220_500, speaker="bia"),
+    ]
+    span_of = training_spans(clips, "other_clip", seed=42)
+    drawn = Counter(span_of(clips[0], epoch).clip.clip_id for epoch in range(1, 301))
+    assert drawn.keys() == {"a1", "a2", "a3"}
+    assert min(drawn.values()) > 60
+    lone = span_of(clips[4], 1)
+    assert (lone.clip.clip_id, lone.end - lone.start <= 110_250) == ("b", True)
+    assert unscored_codes(clips[0], span_of(clips[0], 1)) == (0, 0)
+    assert unscored_codes(clips[4], lone) != (0, 0)
 
 
 @given(samples=LENGTHS, bounds=st.tuples(st.floats(0, 1), st.floats(0, 1)))
