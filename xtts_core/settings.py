@@ -275,6 +275,16 @@ class TrainingSettings(_Section):
     logging: LoggingSettings = LoggingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @model_validator(mode="after")
+    def _every_process_has_a_batch(self) -> Self:
+        batches = self.optimisation.gradient_accumulation
+        if self.processes != "auto" and self.processes > batches:
+            raise ValueError(
+                f"processes ({self.processes}) share the batches of a step, and "
+                f"optimisation.gradient_accumulation gives {batches}; raise it or use fewer"
+            )
+        return self
+
 
 # --- config/service.yaml ----------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""`python -m xtts_core.training JOB.json`: one training run in its own process.
+"""`python -m xtts_core.training JOB.json`: one training run in its own process, or under
+`accelerate launch` in several.
 
 Each line of stdout is a JSON object with the key `event`: start, step, epoch, saved, and at the
 end `done` with the report, or `failed` with the error (exit code 1). What a person reads goes to
-stderr.
+stderr. Of several processes the main one tells; a failure is told by each that has one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,6 +38,7 @@ def main() -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
     events = _claim_stdout()
+    leads = os.environ.get("RANK", "0") == "0"
     if arguments.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
@@ -53,13 +56,14 @@ def main() -> int:
 
         job = TrainingJob.read(arguments.job)
         job.run_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(job.run_dir / "lock"):
+        with FileLock(job.run_dir / "lock") if leads else nullcontext():
             report = train(job, tell)
     except Exception as error:
         logger.exception("Training failed")
         tell({"event": "failed", **_describe(error)})
         return 1
-    tell({"event": "done", "report": report.to_json()})
+    if leads:
+        tell({"event": "done", "report": report.to_json()})
     return 0
 
 

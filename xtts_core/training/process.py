@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_core.errors import TrainingError, XttsError
+from xtts_core.settings import TrainingSettings
 from xtts_core.stage import Progress
 from xtts_core.store import write_json
 from xtts_core.training.job import TrainingJob, TrainingReport
@@ -18,7 +19,7 @@ from xtts_core.training.job import TrainingJob, TrainingReport
 def run_training(
     job: TrainingJob, progress: Progress, log: Callable[[str], None]
 ) -> TrainingReport:
-    """Run `python -m xtts_core.training` on `job` to its end.
+    """Run `python -m xtts_core.training` on `job` to its end, in as many processes as it asks for.
 
     `job.run_dir` keeps `job.json` and the process's own log, `training.log`. When this process is
     interrupted, the training process is killed; when it is killed, the training process ends by
@@ -31,10 +32,11 @@ def run_training(
     write_json(job_file, job.to_json())
     log_file = job.run_dir / "training.log"
     last: Mapping[str, Any] = {"event": "none"}
+    failed: Mapping[str, Any] | None = None
     with (
         log_file.open("ab") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "xtts_core.training", str(job_file), "--end-with-stdin"],
+            [*_launcher(job.settings), "-m", "xtts_core.training", job_file, "--end-with-stdin"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -45,14 +47,17 @@ def run_training(
         try:
             for line in process.stdout:
                 last = json.loads(line)
+                if last["event"] == "failed":
+                    # The first one: the others fail because it is gone.
+                    failed = failed or last
                 _follow(last, job, progress, log)
             # Before the block closes its stdin, which would end it early.
             process.wait()
         except BaseException:
             process.kill()
             raise
-    if last["event"] == "failed":
-        raise _error(last, log_file)
+    if failed:
+        raise _error(failed, log_file)
     if process.returncode or last["event"] != "done":
         raise TrainingError(
             f"The training process ended with exit code {process.returncode}",
@@ -61,6 +66,25 @@ def run_training(
             "Started again, it goes on from its last saved state",
         )
     return TrainingReport.read(job.report)
+
+
+def _launcher(settings: TrainingSettings) -> list[str]:
+    """The program that starts one process, or several that know of each other."""
+    processes = settings.processes
+    if processes == "auto":
+        import torch
+
+        gpus = 0 if settings.device == "cpu" else torch.cuda.device_count()
+        processes = max(1, min(gpus, settings.optimisation.gradient_accumulation))
+    if processes == 1:
+        return [sys.executable]
+    # `--multi_gpu` is what accelerate calls torch's launcher, for CPUs too; every value that it
+    # would otherwise warn about is given.
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    ]
 
 
 def _follow(
@@ -72,7 +96,8 @@ def _follow(
             log(
                 f"training on {event['train_clips']} clips, {event['val_clips']} held out, "
                 f"{event['trainable_parameters']} parameters, {event['device']}, "
-                f"{event['precision']}, from epoch {event['epoch'] + 1} of {event['epochs']}"
+                f"{event['precision']}, {_counted(event['processes'])}, from step "
+                f"{event['step'] + 1} of {event['steps']}"
             )
         case "step":
             progress(event["step"], event["steps"], "steps")
@@ -82,7 +107,11 @@ def _follow(
             trained = "base model" if event["train"] is None else f"train {event['train']:.4f}"
             log(f"epoch {event['epoch']}: {trained}, validation {event['validation']:.4f}")
         case "saved":
-            log(f"saved the state of epoch {event['epoch']}")
+            log(f"saved the state after step {event['step']}")
+
+
+def _counted(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 def _error(event: Mapping[str, Any], log_file: Path) -> XttsError:

@@ -109,14 +109,14 @@ class States:
                     unfinished.unlink()
         return cls(job, monotonic())
 
-    def resume(self, learner: Trained, device: torch.device) -> Curve:
+    def resume(self, learner: Trained) -> Curve:
         """Put the last state back, or start."""
         found = self._found()
         if not found:
             return Curve()
-        learner.load_trainable(load_file(found[-1] / "weights.safetensors", device=str(device)))
+        learner.load_trainable(load_file(found[-1] / "weights.safetensors"))
         learner.load_optimiser(
-            torch.load(found[-1] / "optimiser.pt", map_location=device, weights_only=True)
+            torch.load(found[-1] / "optimiser.pt", map_location="cpu", weights_only=True)
         )
         return _read_curve(found[-1])
 
@@ -158,9 +158,9 @@ class States:
         with _written(target), atomic_file(target) as aside:
             save_file(learner.trainable_state(), aside)
 
-    def best(self, curve: Curve, device: torch.device) -> dict[str, Tensor]:
+    def best(self, curve: Curve) -> dict[str, Tensor]:
         """The trained weights of the best epoch."""
-        return load_file(self._best(curve.best_epoch), device=str(device))
+        return load_file(self._best(curve.best_epoch))
 
     def _found(self) -> list[Path]:
         return sorted(self.job.states_dir.glob("step-*"))

@@ -81,7 +81,9 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
     torch.manual_seed(optimisation.seed)
     adapter = add_lora(gpt, settings.lora) if settings.lora.enabled else None
     if optimisation.gradient_checkpointing:
-        gpt.gpt.gradient_checkpointing_enable({"use_reentrant": False})
+        # coqui-tts took the transformer's own embeddings away; transformers would look for them.
+        gpt.gpt.main_input_name = "inputs_embeds"
+        gpt.gpt.activation_checkpointing_enable({"use_reentrant": False})
     mel = conditioning_mel(load_mel_stats(job.base_dir)).to(device)
     learner = Learner.create(gpt, mel, settings, accelerator)
     base_bytes = (job.base_dir / MODEL_FILE).stat().st_size
@@ -92,7 +94,7 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
         ),
     )
     states = States.of(job)
-    curve = states.resume(learner, device)
+    curve = states.resume(learner)
     accelerator.wait_for_everyone()
 
     total_steps = optimisation.epochs * data.steps_per_epoch
@@ -106,7 +108,7 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
             "train_clips": len(data.trained),
             "val_clips": len(data.held_out),
             "trainable_parameters": learner.trainable_parameters,
-            "device": str(device),
+            "device": device.type,
             "precision": learner.precision,
             "processes": accelerator.num_processes,
         }
@@ -162,14 +164,14 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
         train_clips=curve.clips,
         val_clips=len(data.held_out),
         trainable_parameters=learner.trainable_parameters,
-        device=str(device),
+        device=device.type,
         precision=learner.precision,
         processes=accelerator.num_processes,
         seconds=round(curve.seconds, 3),
     )
     if board:
         board.writer.close()
-        learner.load_trainable(states.best(curve, device))
+        learner.load_trainable(states.best(curve))
         _export(job, gpt, adapter, report)
     accelerator.wait_for_everyone()
     return report

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,17 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from xtts_core.dataset.fan_in import gather
-from xtts_core.errors import DatasetError, TrainingError
+from xtts_core.errors import DatasetError, SettingsError, TrainingError
 from xtts_core.model.loading import MODEL_FILE, load_mel_stats, load_model
 from xtts_core.settings import TrainingSettings
+from xtts_core.stage import silent
 from xtts_core.store import CorpusStore, write_json
 from xtts_core.training.data import held_out_spans, make_batch, read_clips, tokenise
 from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
+from xtts_core.training.lora import EMBEDDINGS, HEADS, LAYERS_FILE
 from xtts_core.training.loss import text_and_audio_loss
 from xtts_core.training.mel import conditioning_mel
+from xtts_core.training.process import run_training
 from xtts_core.training.states import Curve
 from xtts_core.training.trainer import learning_rate_factor, read_data, train
 
@@ -58,6 +62,20 @@ def start_process(job: TrainingJob) -> subprocess.Popen[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+
+
+def trained_clips(job: TrainingJob) -> list[str]:
+    return [clip.clip_id for clip in read_clips(job.codes) if clip.split == "train"]
+
+
+def with_a_nan(base_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the base model with one weight that is no number."""
+    broken = tmp_path / "broken"
+    shutil.copytree(base_dir, broken)
+    state = load_file(broken / MODEL_FILE)
+    state["gpt.final_norm.weight"][0] = float("nan")
+    save_file(state, broken / MODEL_FILE)
+    return broken
 
 
 def losses(*validation: float) -> tuple[EpochLosses, ...]:
@@ -100,6 +118,151 @@ def test_a_run_killed_amid_an_epoch_goes_on_with_the_losses_of_an_unbroken_one(
         torch.testing.assert_close(load_file(killed.weights)[name], tensor)
     assert not half_written.exists()
     assert not list(killed.best_dir.glob(".*"))
+
+
+def test_two_processes_have_the_losses_of_one(job: TrainingJob, tmp_path: Path) -> None:
+    # Five batches of an epoch in steps of two: in the last step one process has none.
+    job = with_settings(job, optimisation={"batch_size": 2, "epochs": 2})
+    job = replace(job, left_out=(trained_clips(job)[0],))
+    shared = replace(job, run_dir=tmp_path / "shared")
+    shared.run_dir.mkdir()
+    shared = replace(shared, settings=shared.settings.model_copy(update={"processes": 2}))
+    told: list[str] = []
+    together = run_training(shared, silent, told.append)
+    alone, _ = run(job)
+    assert (alone.processes, together.processes) == (1, 2)
+    assert "2 processes" in told[0]
+    for ours, theirs in zip(together.history, alone.history, strict=True):
+        assert ours.train == pytest.approx(theirs.train, abs=1e-5)
+        assert ours.validation == pytest.approx(theirs.validation, abs=1e-5)
+    for name, tensor in load_file(job.weights).items():
+        torch.testing.assert_close(load_file(shared.weights)[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_of_two_processes_the_one_that_fails_is_heard(job: TrainingJob, tmp_path: Path) -> None:
+    broken = with_settings(
+        replace(job, base_dir=with_a_nan(job.base_dir, tmp_path)),
+        optimisation={"batch_size": 2},
+    )
+    broken = replace(broken, settings=broken.settings.model_copy(update={"processes": 2}))
+    broken.run_dir.mkdir()
+    with pytest.raises(TrainingError, match="not a finite number"):
+        run_training(broken, silent, lambda line: None)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_layers_computed_twice_give_the_same_losses(
+    job: TrainingJob, tmp_path: Path, lora: bool
+) -> None:
+    job = with_settings(job, lora={"enabled": lora}, optimisation={"epochs": 1})
+    saving = with_settings(
+        replace(job, run_dir=tmp_path / "saving"), optimisation={"gradient_checkpointing": True}
+    )
+    plain, saved = run(job)[0], run(saving)[0]
+    assert saved.history[1].train == pytest.approx(plain.history[1].train, rel=1e-6)
+    assert saved.val_loss == pytest.approx(plain.val_loss, rel=1e-6)
+
+
+def test_half_precision_follows_the_curve_of_full_precision(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    half = with_settings(
+        replace(job, run_dir=tmp_path / "half"), optimisation={"precision": "bf16"}
+    )
+    whole, report = run(job)[0], run(half)[0]
+    assert (whole.precision, report.precision) == ("fp32", "bf16")
+    assert report.history != whole.history
+    assert report.val_loss == pytest.approx(whole.val_loss, rel=0.02)
+
+
+def test_fp16_without_a_gpu_is_refused(job: TrainingJob) -> None:
+    with pytest.raises(SettingsError, match="fp16 needs a GPU"):
+        run(with_settings(job, optimisation={"precision": "fp16"}))
+
+
+def test_heads_and_embeddings_are_trained_beside_the_adapter_where_that_is_asked_for(
+    job: TrainingJob,
+) -> None:
+    job = with_settings(
+        job,
+        lora={"train_heads": True, "train_embeddings": True},
+        optimisation={"epochs": 1},
+    )
+    run(job)
+    base = load_file(job.base_dir / MODEL_FILE)
+    weights = load_file(job.weights)
+    changed = {name for name, tensor in weights.items() if not torch.equal(tensor, base[name])}
+    beside = {f"gpt.{name}" for name in load_file(job.result_dir / "adapter" / LAYERS_FILE)}
+    assert {name for name in changed if not name.startswith("gpt.gpt.h.")} == beside
+    assert {name.split(".")[1] for name in beside} == {*HEADS, *EMBEDDINGS}
+
+
+def test_the_voice_of_another_clip_leaves_no_code_out(job: TrainingJob) -> None:
+    other = read_data(with_settings(job, optimisation={"conditioning": "other_clip"}))
+    same = read_data(job)
+    for data, scored in ((other, True), (same, False)):
+        batches = [data.batch(clips, 1) for step in data.epoch(1) for clips in step]
+        unscored = {span for batch in batches for span in batch.unscored}
+        assert (unscored == {(0, 0)}) is scored
+
+
+def test_a_disk_without_room_for_the_run_is_refused_with_what_it_needs(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(job.run_dir.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    with pytest.raises(
+        TrainingError, match=r"needs 0\.\d\d GB on this disk, and 0\.00 GB are free"
+    ):
+        run(job)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_last_one_and_the_run_goes_on_from_it(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the full disk: the write itself fails."""
+    job = with_settings(job, lora={"enabled": False}, optimisation={"batch_size": 2})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(event: Mapping[str, Any]) -> None:
+        if event["event"] == "saved" and event["step"] == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+
+    try:
+        with pytest.raises(TrainingError, match=r"It cannot be written: .*File too large"):
+            train(job, fill_the_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    kept = ["step-00000001", "step-00000002"]
+    assert [path.name for path in sorted(job.states_dir.iterdir())] == kept
+    report, later = run(job)
+    unbroken, _ = run(replace(job, run_dir=tmp_path / "unbroken"))
+    assert later[0]["step"] == 2
+    assert report.history == unbroken.history
+
+
+def test_memory_that_runs_out_is_explained_with_the_setting_to_lower(job: TrainingJob) -> None:
+    job.run_dir.mkdir()
+    write_json(job.run_dir / "job.json", job.to_json())
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from xtts_core.training.job import TrainingJob\n"
+        "from xtts_core.training.trainer import train\n"
+        "def tell(event):\n"
+        "    if event['event'] == 'step':\n"
+        "        used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
+        "        resource.setrlimit(resource.RLIMIT_AS, (used + 10_000_000,) * 2)\n"
+        "train(TrainingJob.read(Path(sys.argv[1])), tell)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, job.run_dir / "job.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Memory ran out" in ended.stderr
+    assert "gradient_checkpointing" in ended.stderr
 
 
 def test_a_training_process_ends_when_its_parent_does(job: TrainingJob) -> None:
@@ -193,14 +356,9 @@ def test_spoken_samples_change_no_loss(job: TrainingJob, tmp_path: Path) -> None
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(
     job: TrainingJob, tmp_path: Path
 ) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(job.base_dir, broken)
-    state = load_file(broken / MODEL_FILE)
-    state["gpt.final_norm.weight"][0] = float("nan")
-    save_file(state, broken / MODEL_FILE)
     held_out = next(clip for clip in read_clips(job.codes) if clip.split == "val")
     with pytest.raises(TrainingError, match=f"{held_out.clip_id}.*not a finite number"):
-        run(replace(job, base_dir=broken))
+        run(replace(job, base_dir=with_a_nan(job.base_dir, tmp_path)))
 
 
 def test_a_corpus_with_nothing_held_out_is_refused(job: TrainingJob) -> None:
