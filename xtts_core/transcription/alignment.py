@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from xtts_core.transcription.subtitles import Cue
@@ -35,6 +35,7 @@ FEWEST_LETTERS_OF_ANOTHER = 3
 """Where so many letters of a short cue differ, and most of it, another word was said: `não` for
 `sim`, or nothing."""
 
+_ASIDE = re.compile(r"\([^()]*\)|^[A-ZÀ-Ý][^:.!?]{0,40}:(?=\s)")
 _WORD = re.compile(r"\w[\w'-]*")
 
 Normalise = Callable[[str], str]
@@ -60,7 +61,9 @@ def spoken_part(
 ) -> Spoken | None:
     """What a clip says in the words of the cues, or None where that cannot be told.
 
-    None: nothing was heard, no cue is near, or what was heard is not in them at all.
+    None: nothing was heard, no cue is near, or what was heard is not in them at all. What a cue has
+    in parentheses or before a colon at its start may be an aside or a speaker's name: it counts as
+    written only where it was heard.
 
     Args:
         cues: in time order, in seconds of the video as `start_s` and `end_s`.
@@ -72,6 +75,14 @@ def spoken_part(
     if not said or not written.words:
         return None
     fit = _fit(said, written, start_s, end_s)
+    for number, cue in enumerate(near):
+        for aside in _ASIDE.findall(cue.text):
+            rest = near[number].text.replace(aside, " ", 1)
+            shorter = replace(near[number], text=" ".join(rest.split()))
+            without = [*near[:number], shorter, *near[number + 1 :]]
+            trial = _Written(without, normalise)
+            if trial.words and (other := _fit(said, trial, start_s, end_s)).cost < fit.cost:
+                near, written, fit = without, trial, other
     if fit.first == fit.last:
         return None
     return Spoken(
@@ -136,10 +147,12 @@ class _Written:
 @dataclass(frozen=True)
 class _Fit:
     """The stretch of the written words, `first` and one past the `last`, that is nearest to what
-    was said; where each word that was said stands in it; and which of these have no partner."""
+    was said, and its distance in letters; where each word that was said stands in it; and which of
+    these have no partner."""
 
     first: int
     last: int
+    cost: float
     places: Sequence[int]
     alone: frozenset[int]
 
@@ -171,7 +184,7 @@ def _fit(said: Sequence[str], written: _Written, start_s: float, end_s: float) -
                 )
             )
         costs.append(row)
-    last = min(range(count + 1), key=lambda at: costs[-1][at] + edge(at, end_s))
+    cost, last = min((costs[-1][at] + edge(at, end_s), at) for at in range(count + 1))
     at, index = last, len(said)
     places, alone = [0] * len(said), set()
     while index:
@@ -187,7 +200,7 @@ def _fit(said: Sequence[str], written: _Written, start_s: float, end_s: float) -
             at -= 1
     while at and costs[0][at] == costs[0][at - 1] + _cost(written.words[at - 1]):
         at -= 1
-    return _Fit(at, last, places, frozenset(alone))
+    return _Fit(at, last, cost, places, frozenset(alone))
 
 
 def _cost(word: str) -> int:

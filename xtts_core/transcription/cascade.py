@@ -125,8 +125,11 @@ class Cascade:
                 return automatic
         if not spoken:
             return heard[0]
-        best = min(spoken, key=lambda text: (len(text.guards), text.oov_rate))
-        return self._witnessed(segment, best)
+        # A name that is no word of the vocabulary is right where the captions have it too.
+        return min(
+            (self._witnessed(segment, text) for text in spoken),
+            key=lambda text: (len(text.guards), text.cer or 0.0, text.oov_rate),
+        )
 
     def _written_as_heard(
         self, segment: Mapping[str, Any], heard: Sequence[Transcript]
@@ -329,10 +332,13 @@ class _Memory:
             whole = path.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]  # a killed run may leave half a line
             os.truncate(path, len(whole))
-            # Not splitlines(), which also splits at U+2028 and its like, as a text may hold them.
-            for line in whole.decode().split("\n")[:-1]:
-                entry = json.loads(line)
-                self._known[entry["key"]] = Recognised(**entry["heard"])
+            for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["key"]] = Recognised(**entry["heard"])
+                except (ValueError, TypeError, KeyError) as error:
+                    # Whatever it was is heard again.
+                    _log.warning("%s: line %d cannot be read: %s", path, number, error)
 
     def __contains__(self, key: str) -> bool:
         return key in self._known

@@ -35,29 +35,31 @@ _BREAK = re.compile(r"(?i)<br\s*/?>|\\[nh]|\{\\[^}]*\}")
 _ARROW = re.compile(r"-->|\d\s*[-–—=]>\s*\d")
 WORD_TIME = re.compile(rf"<{TIME}>")
 TAG = re.compile(r"</?[^<>]*>")
-_SOUND = r"música|music|risos?|risadas?|aplausos?|applause|laughter|silêncio|vinheta|gritos?"
+_SOUND = (
+    r"música|music|risos?|risadas?|rindo|aplausos?|palmas|applause|laughter|silêncio|vinheta|gritos?|"
+    r"suspira|suspiros?|chorando|choro|tosse|inaudível|inaudible"
+)
 _ANNOTATION = re.compile(
-    rf"\[[^\]]*\]|[♪♫♬♩]+|\((?:{_SOUND})[^)]*\)|\*(?:{_SOUND})[^*]*\*", re.IGNORECASE
+    rf"\[[^\]]*\]:?|[♪♫♬♩]+|\((?:{_SOUND})[^)]*\)|\*(?:{_SOUND})[^*]*\*", re.IGNORECASE
 )
 _ASIDE = re.compile(r"^[-–—\s]*\([^()]*\)\s*$", re.MULTILINE)
 """`(porta batendo)`, which is all there is in its lines."""
 _SUNG = re.compile(r"^\s*#+\s+(.*?)\s+#+\s*$", re.MULTILINE)
 _ROLE = (
-    "REPÓRTER|NARRADORA?|APRESENTADORA?|ENTREVISTADORA?|ENTREVISTAD[OA]|LOCUTORA?|JORNALISTA|HOMEM|"
-    "MULHER|MENIN[OA]|CRIANÇA|VOZ|TODOS"
+    r"(?i:REPÓRTER|NARRADORA?|APRESENTADORA?|ENTREVISTADORA?|ENTREVISTAD[OA]|LOCUTORA?|JORNALISTA|"
+    r"HOMEM|MULHER|MENIN[OA]|CRIANÇA|VOZ|TODOS)"
 )
 _SPEAKER = re.compile(
     r"^\s*(?:>>+\s*|[-–—]\s+)?"
-    rf"(?:(?:{_ROLE})(?: \d+)?(?: \([^()]*\))?:\s+|[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+(?=.*[a-zà-ÿ]))?",
+    rf"(?:(?:{_ROLE})(?: \d+)?(?: \([^()]*\))?\s*:\s+|[A-ZÀ-Ý][A-ZÀ-Ý .]+\d*:\s+(?=.*[a-zà-ÿ]))?",
     re.MULTILINE,
 )
 """Before a text in capitals like its own, what stands before a colon is spoken, unless it is a
 role: `ELE DISSE: NÃO VOU`."""
 _NAME = r"[A-ZÀ-Ý][\w.'’-]*(?: (?:d[aeo]s? |e )?[A-ZÀ-Ý][\w.'’-]*){0,2}"
-_ANNOUNCED = re.compile(rf"^\s*>>+\s*{_NAME}(?: \([^()]*\))?:\s+", re.MULTILINE)
-_NAMED = re.compile(
-    r"(?:\A|^\s*[-–—])\s*([A-ZÀ-Ý][a-zà-ÿ]+(?: [A-ZÀ-Ý][a-zà-ÿ]+)?):\s+", re.MULTILINE
-)
+_ANNOUNCED = re.compile(rf"^\s*>>+\s*{_NAME}(?: \([^()]*\))?\s*:\s+", re.MULTILINE)
+_TITLED = rf"(?:(?:Dra?|Sra?|Profa?)\. )?{_NAME}(?: \d+)?"
+_NAMED = re.compile(rf"(?:\A|^\s*[-–—])\s*({_TITLED})(?: \([^()]*\))?\s*:\s+", re.MULTILINE)
 """What may be a speaker's name, at the start of a cue or after the dash of a line."""
 
 

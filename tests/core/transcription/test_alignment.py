@@ -54,6 +54,26 @@ def test_an_expression_that_is_spoken_as_a_whole_is_not_divided() -> None:
     assert (part.text, part.cer) == (None, 0)
 
 
+@pytest.mark.parametrize("aside", ["(João)", "(em voz baixa)", "Dr. João:", "Vizinha do lado:"])
+def test_an_aside_or_a_name_before_a_cue_counts_only_where_it_was_heard(aside: str) -> None:
+    cues = [*CUES[:2], Cue(18.2, 21.0, f"{aside} {CUES[2].text}")]
+    take = partial(spoken_part, cues, normalise=partial(normalize, language="pt-BR"))
+    unheard = take(18.1, 21.1, "Não, ele dizia que terra cansada precisa de descanso")
+    heard = take(18.1, 21.1, f"{aside} não, ele dizia que terra cansada precisa de descanso")
+    assert unheard is not None
+    assert heard is not None
+    assert (unheard.text, unheard.cer) == (CUES[2].text, 0)
+    assert heard.text == cues[2].text
+
+
+def test_of_an_aside_within_a_cue_the_rest_stays() -> None:
+    cues = [Cue(0.0, 4.0, "Ele mora (em 2020) aqui na vila."), Cue(4.1, 6.0, "Ela (rindo) saiu.")]
+    take = partial(spoken_part, cues, normalise=partial(normalize, language="pt-BR"))
+    part = take(0.0, 6.1, "ele mora em 2020 aqui na vila ela saiu")
+    assert part is not None
+    assert part.text == "Ele mora (em 2020) aqui na vila. Ela saiu."
+
+
 @pytest.mark.parametrize("last", ["descanso", "descanço na"])
 def test_a_short_word_that_was_not_heard_at_the_start_of_a_cue_stays(last: str) -> None:
     heard = f"ele dizia que terra cansada precisa de {last}"

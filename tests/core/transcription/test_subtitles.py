@@ -125,6 +125,33 @@ def test_a_name_that_begins_two_cues_is_a_speaker(vtt: Callable[[str], Path]) ->
     assert [cue.text for cue in read_cues(path)] == ["Oi.", "Atenção: choveu.", "Não. Sim."]
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        "Repórter 1:",
+        "Entrevistador 2:",
+        "Dr. João:",
+        "João da Silva:",
+        "João V.:",
+        "Dora (rindo):",
+        "DORA (rindo):",
+        "[João]:",
+        "(suspira)",
+    ],
+)
+def test_a_label_in_two_cues_is_not_said(vtt: Callable[[str], Path], label: str) -> None:
+    path = vtt(
+        f"00:01.000 --> 00:02.000\n{label} Não sei.\n\n00:02.000 --> 00:03.000\n{label} Nem eu.\n"
+    )
+    assert [cue.text for cue in read_cues(path)] == ["Não sei.", "Nem eu."]
+
+
+def test_a_role_is_a_label_though_it_stands_once(vtt: Callable[[str], Path]) -> None:
+    assert read_cues(vtt("00:01.000 --> 00:02.000\nRepórter: Bom dia.\n")) == [
+        Cue(1.0, 2.0, "Bom dia.")
+    ]
+
+
 def test_a_cue_of_music_alone_is_dropped(vtt: Callable[[str], Path]) -> None:
     path = vtt("00:01.000 --> 00:02.000\n[Música]\n\n00:02.000 --> 00:03.000\nOi.\n")
     assert read_cues(path) == [Cue(2.0, 3.0, "Oi.")]

@@ -100,7 +100,8 @@ def test_without_subtitles_whisper_is_asked_and_its_answers_are_kept(
     kept = cidade.store.root / "cache/transcripts/video.jsonl"
     separators = '{"key": "-", "heard": {"text": "um\u2028dois\x85três", "confidence": -0.1, '
     separators += '"no_speech_prob": 0.0, "compression_ratio": 1.0}}\n'
-    kept.write_bytes(kept.read_bytes() + separators.encode() + b'{"key": "half a line')
+    damaged = b"\0\0\0\n\xff\n" + b'{"key": "-", "heard": {"words": 3}}\n'
+    kept.write_bytes(damaged + kept.read_bytes() + separators.encode() + b'{"key": "half a line')
     result.uri.unlink()
     monkeypatch.setattr(asr, "load_recogniser", lambda *_: pytest.fail("a clip was heard again"))
     again = make_transcripts(cidade.store, _settings(), "video")
@@ -291,6 +292,39 @@ def test_a_doubtful_clip_is_heard_by_the_larger_model(
     (row,) = _rows(result)
     assert (row["source"], row["model"]) == ("whisper-hp", "large")
     assert _checks(result)["models_available"]
+
+
+def test_of_two_models_the_one_that_the_captions_agree_with_is_believed(
+    corpus: Make, whisper_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script stands for the larger model, which is out of reach, and for what it corrects."""
+    feira = corpus("feira-dora")
+    said = "ele falou da beterrabeira que fica na casa amarela"
+    captions = f"WEBVTT\n\n00:00:37.100 --> 00:00:41.900\n{said}\n"
+    feira.add_subtitles("automatic", "pt-orig", captions)
+    feira.cut((37.0, 42.0))
+    (tmp_path / "models").mkdir()
+    for name in ("small", "large"):
+        shutil.copytree(whisper_cache / "faster-whisper-base", tmp_path / "models" / name)
+        (tmp_path / "models" / name / "model.bin").write_text(name)
+    heard = {
+        "small": "Ele falou da mesa de jantar que fica na casa amarela.",
+        "large": said,
+    }
+
+    class Scripted:
+        def __init__(self, weights: Path) -> None:
+            self.text = heard[weights.name]
+
+        def transcribe(self, clips: list[Any], language: str) -> list[asr.Recognised]:
+            return [asr.Recognised(self.text, -0.1, 0.0, 1.0) for _ in clips]
+
+    monkeypatch.setattr(asr, "load_recogniser", lambda engine, weights, *_: Scripted(weights))
+    models = {"whisper_model": "small", "whisper_hp_model": "large"}
+    settings = _settings(model_dir=str(tmp_path / "models"), **models)
+    (row,) = _rows(make_transcripts(feira.store, settings, "video"))
+    assert row["oov_rate"] > 0
+    assert (row["text"], row["source"], row["cer"], row["guards"]) == (said, "whisper-hp", 0, [])
 
 
 def test_where_no_model_can_be_had_the_automatic_captions_speak(corpus: Make, truth: Truth) -> None:
