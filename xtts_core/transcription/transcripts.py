@@ -57,7 +57,7 @@ WORST_CLIPS = 10
 
 TRANSCRIPTS = Stage(
     name="transcripts",
-    code_version="2",
+    code_version="3",
     checks=(
         CheckSpec("every_segment_answered", "error", "each segment has exactly one written row"),
         CheckSpec("has_text", "error", "at least one clip has text"),
