@@ -380,13 +380,17 @@ _Yaml12Loader.add_implicit_resolver(
 
 
 def load_settings(kind: type[S], config_dir: Path) -> S:
-    """Read one of the three files.
+    """Read one of the three files where it has its usual name; raises what `read_settings` does."""
+    return read_settings(kind, config_dir / _FILES[kind])
+
+
+def read_settings(kind: type[S], path: Path) -> S:
+    """Read settings of one of the three kinds.
 
     Raises:
         SettingsError: the file is missing or is no YAML; a key is unknown; a value has the wrong
             type or range; two values do not go together.
     """
-    path = config_dir / _FILES[kind]
     try:
         with path.open(encoding="utf-8") as file:
             raw = yaml.load(file, _Yaml12Loader)
@@ -489,9 +493,14 @@ class Environment:
     def service(self) -> ServiceSettings:
         return load_settings(ServiceSettings, self.config_dir)
 
-    def training(self) -> TrainingSettings:
-        """`config/training.yaml`, with `XTTS_BASE_MODEL` in place of its base model."""
-        settings = load_settings(TrainingSettings, self.config_dir)
+    def training(self, file: Path | None = None) -> TrainingSettings:
+        """`config/training.yaml`, or another file in its place, with `XTTS_BASE_MODEL` in place of
+        its base model."""
+        settings = (
+            read_settings(TrainingSettings, file)
+            if file
+            else load_settings(TrainingSettings, self.config_dir)
+        )
         if self.base_model is None:
             return settings
         given = {**settings.base_model.model_dump(), "name": self.base_model}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,33 @@ def test_xtts_train_on_the_demo_corpus_does_nothing_again(
     result = programs.run("xtts", "train", extra=environment_of(output))
     assert result.returncode == 0, result.stdout
     assert set(re.findall(r"^✓ \w+(?: · \S+)? +(\w+)", result.stdout, re.MULTILINE)) == {"kept"}
+
+
+def test_a_settings_file_of_ones_own_trains_outside_dagster(
+    programs: Any, project: Path, finished_demo: tuple[Path, Any], tmp_path: Path
+) -> None:
+    output, _ = finished_demo
+    shutil.copytree(output / "corpus", tmp_path / "corpus")
+    settings = (project / "examples/demo/config/training.yaml").read_text()
+    mine = tmp_path / "short.yaml"
+    mine.write_text(settings.replace("epochs: 12", "epochs: 1"))
+    extra = {
+        **environment_of(output),
+        "XTTS_CORPUS_ROOT": str(tmp_path / "corpus"),
+        "XTTS_SERVING_URI": str(tmp_path / "corpus" / "serving.json"),
+        "DAGSTER_HOME": str(tmp_path / "nowhere"),
+    }
+    result = programs.run("xtts", "train", "--config", mine, extra=extra)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = dict(re.findall(r"^✓ (\w+)(?: · \S+)? +(\w+)", result.stdout, re.MULTILINE))
+    assert (found["base_model"], found["audio_codes"]) == ("kept", "kept")
+    assert (found["finetuned_checkpoint"], found["served_release"]) == ("made", "made")
+    assert "epoch 1: train" in result.stdout
+    assert not (tmp_path / "nowhere").exists()
+    checkpoints = tmp_path / "corpus" / "checkpoints"
+    newest = max(path.name for path in checkpoints.iterdir())
+    metrics = json.loads((checkpoints / newest / "report.json").read_text())["metrics"]
+    assert metrics["epochs"] == 1
 
 
 def test_exporting_the_toy_voice_is_refused_with_the_reason(

@@ -17,6 +17,7 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -61,7 +62,7 @@ class Entry:
 def counted(console: Console) -> Iterator[StageProgress]:
     """A bar for work that may take long; nothing where nobody sees it."""
     text = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), BarColumn(), text, TimeElapsedColumn())
+    columns = (SpinnerColumn(), BarColumn(), text, TimeElapsedColumn(), TimeRemainingColumn())
     unseen = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=unseen) as bar:
         task = bar.add_task("", total=None)
@@ -86,6 +87,7 @@ class Display:
             BarColumn(),
             TextColumn("{task.fields[amount]}"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=console,
             transient=True,
         )

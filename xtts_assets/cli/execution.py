@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
 
 import dagster as dg
 
@@ -12,10 +14,20 @@ from xtts_assets.jobs import PREPARE_VIDEO_ASSETS
 from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform, observed_by
 from xtts_assets.runs import PROCESS_TAG, process_name
-from xtts_core.corpus.catalogue import CatalogueRow, read_catalogue
+from xtts_core.corpus.catalogue import CatalogueRow, listed_ids, read_catalogue
 from xtts_core.errors import CatalogueError, SettingsError, XttsError
-from xtts_core.settings import Environment
-from xtts_core.stage import usable
+from xtts_core.evaluation.release import SERVED_RELEASE, make_served_release
+from xtts_core.evaluation.samples import EVALUATION_SAMPLES, make_evaluation_samples
+from xtts_core.evaluation.scorecard import SCORECARD, make_scorecard
+from xtts_core.model.base import BASE_MODEL, make_base_model
+from xtts_core.settings import Environment, TrainingSettings
+from xtts_core.stage import Progress, StageResult, usable
+from xtts_core.store import CorpusStore
+from xtts_core.training.codes import AUDIO_CODES, make_audio_codes
+from xtts_core.training.finetuned_checkpoint import (
+    FINETUNED_CHECKPOINT,
+    make_finetuned_checkpoint,
+)
 
 
 class Runner:
@@ -116,6 +128,59 @@ def train(runner: Runner) -> None:
     for key in keys:
         runner.run("evaluate_video", key=key)
     runner.run("release_voice")
+
+
+def train_outside_dagster(environment: Environment, config: Path, display: Display) -> bool:
+    """What `train` does, with the settings of another file, and with base_model. The corpus keeps
+    the same records of it; Dagster hears nothing of it, and the service polls serving.json.
+
+    Returns:
+        Whether every stage ended well.
+    """
+    store = CorpusStore(environment.corpus_root)
+    settings = environment.training(config)
+    good, refused = usable(store, "train_val_splits", listed_ids(environment.videos_csv))
+    for key, why in refused.items():
+        display.console.print(f"{key} is left out: {why}", style="yellow", markup=False)
+    keys = [split.key for split in good]
+
+    def stage(name: str, key: str | None, make: Callable[[Progress], StageResult]) -> bool:
+        display.started(name, key)
+        try:
+            result = make(partial(display.progressed, name, key))
+        except XttsError as error:
+            display.failed(name, key, error)
+            return False
+        display.finished(name, key, result)
+        return not result.blocked
+
+    def of_each_video(
+        name: str, make: Callable[[CorpusStore, TrainingSettings, str, Progress], StageResult]
+    ) -> bool:
+        ended = [stage(name, key, partial(make, store, settings, key)) for key in keys]
+        return all(ended)
+
+    if not stage(BASE_MODEL.name, None, lambda told: make_base_model(store, settings, told)):
+        return False
+    coded = of_each_video(AUDIO_CODES.name, make_audio_codes)
+    log = partial(display.console.print, markup=False, highlight=False, soft_wrap=True)
+    if not stage(
+        FINETUNED_CHECKPOINT.name,
+        None,
+        lambda told: make_finetuned_checkpoint(store, settings, told, log, set(keys)),
+    ):
+        return False
+    evaluated = of_each_video(EVALUATION_SAMPLES.name, make_evaluation_samples)
+    return (
+        coded
+        and evaluated
+        and stage(SCORECARD.name, None, lambda told: make_scorecard(store, settings, told))
+        and stage(
+            SERVED_RELEASE.name,
+            None,
+            lambda told: make_served_release(store, environment.serving_uri, told),
+        )
+    )
 
 
 def _refuse_settings(environment: Environment) -> None:

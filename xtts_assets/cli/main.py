@@ -12,10 +12,11 @@ from rich.text import Text
 
 from xtts_assets.cli import dataset, demonstration, model, videos
 from xtts_assets.cli.display import Display
-from xtts_assets.cli.execution import Runner, prepare
+from xtts_assets.cli.execution import Runner, prepare, train_outside_dagster
 from xtts_assets.cli.execution import train as train_voice
 from xtts_assets.cli.instance import open_instance
 from xtts_core.errors import XttsError
+from xtts_core.settings import Environment
 
 app = typer.Typer(
     help="Videos in, a voice out: prepare a corpus, fine-tune XTTS-v2 on it, release the voice.",
@@ -53,11 +54,28 @@ def run(video: Videos = None, only: Only = None, skip: Skip = None) -> None:
 
 
 @app.command()
-def train() -> None:
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file in place of training.yaml. It is trained outside Dagster then, whose "
+            "pages do not show it.",
+            dir_okay=False,
+            exists=True,
+            resolve_path=True,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Fine-tune the voice on the prepared corpus, evaluate it, and release it if it passes.
 
     Exits with 1 when a stage failed or a blocking check did not pass.
     """
+    if config is not None:
+        with Display(console) as display:
+            ok = train_outside_dagster(Environment.load(), config, display)
+        console.print(display.table())
+        raise typer.Exit(0 if ok else 1)
     with open_instance() as instance, Display(console) as display:
         runner = Runner(instance, display)
         train_voice(runner)
