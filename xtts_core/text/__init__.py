@@ -11,7 +11,7 @@ from importlib import import_module
 
 from xtts_core.errors import RequestError
 
-NORMALISER_VERSION = "4"
+NORMALISER_VERSION = "5"
 """Bumped whenever some text comes out differently; part of a checkpoint's manifest."""
 
 _LANGUAGES = ("en", "es", "pt")

@@ -24,6 +24,9 @@ _EMOTICON = re.compile(r"(?<!\S)(?:[:;=][-']?[()DPp|*3]+|<3+|[xX]D)(?=[\s.,!?]|$
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _DASH_IN_WORD = re.compile(r"(?<=\S)—(?=\S)")
 _EXPONENT = re.compile(f"(?<=[0-9])(?=[{_SUPERSCRIPTS}]{{2}}|[⁰⁴-⁹⁻])⁻?[{_SUPERSCRIPTS}]+")
+_TAG = re.compile(
+    r"""(?i)</?[a-z][a-z0-9]*(?:\s[a-z-]+=(?:"[^"<>]*"|'[^'<>]*'|[^\s<>"']+))*\s?/?>"""
+)
 _POWER_DIGITS = str.maketrans(f"{_SUPERSCRIPTS}⁻", "0123456789-")
 _SPOKEN_ODD = {
     **dict.fromkeys("\u2018\u2019\u02bc\u2032\u00b4", "'"),
@@ -31,7 +34,7 @@ _SPOKEN_ODD = {
     **dict.fromkeys("\u2013\u2012", "–"),
     **dict.fromkeys("\u2014\u2015", "—"),
     **dict.fromkeys("\u2010\u2011\u2212", "-"),
-    **dict.fromkeys("ªº°²³¹±×÷µ§¿¡€£¥‰≈≠≤≥√∞″", None),
+    **dict.fromkeys("ªº°²³¹±×÷µ§¿¡€£¥¢‰≈≠≤≥√∞″", None),
     "¼": " 1/4",
     "½": " 1/2",
     "¾": " 3/4",
@@ -55,11 +58,13 @@ def words_of(text: str) -> list[str]:
 def prepare(text: str) -> str:
     """Unicode NFC with one form of each mark: quotation marks, emoji and emoticons gone, `–` for
     every dash but an em dash that stands free, ASCII for every decimal digit, `^` before a power
-    other than ² and ³, marks of notes gone, and compatibility characters (`℃`, `㎞`) spelt out.
+    other than ² and ³, marks of notes and tags of HTML gone, and compatibility characters (`℃`,
+    `㎞`) spelt out.
     """
     text = _EMOTICON.sub(" ", unicodedata.normalize("NFC", _KEYCAP.sub(" ", text)))
     text = _EXPONENT.sub(lambda power: "^" + power[0].translate(_POWER_DIGITS), text)
     text = _DASH_IN_WORD.sub("–", _ODD.sub(lambda odd: _plain(odd[0]), text))
+    text = _TAG.sub(" ", text)
     text = _APOSTROPHE.sub(" ", _QUOTES.sub(" ", text))
     return re.sub(r"\s+", " ", text).strip()
 

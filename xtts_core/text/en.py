@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser, words_of
-from xtts_core.text.numbers import MAX_SPOKEN, cardinal, digits, ordinal
+from xtts_core.text.numbers import MAX_SPOKEN, cardinal, digits, ordinal, spoken_value
 
 _LANGUAGE = "en"
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
@@ -16,8 +16,9 @@ def _number(text: str) -> str:
     sign = "minus " if text.startswith("-") else ""
     whole, _, decimals = text.removeprefix("-").replace(",", "").partition(".")
     padded = whole.startswith("0") and len(whole) > 1
-    spell = padded or int(whole) >= MAX_SPOKEN
-    words = digits(whole, _LANGUAGE) if spell else cardinal(int(whole), _LANGUAGE)
+    value = spoken_value(whole)
+    spell = padded or value >= MAX_SPOKEN
+    words = digits(whole, _LANGUAGE) if spell else cardinal(value, _LANGUAGE)
     return f"{sign}{words} point {digits(decimals, _LANGUAGE)}" if decimals else sign + words
 
 
@@ -36,7 +37,7 @@ _CURRENCY = re.compile(
 _SHORT_SCALES = {
     "k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion",
 }  # fmt: skip
-_CURRENCY_AFTER = re.compile(rf"({_NUMBER})\s?(€|£)")
+_CURRENCY_AFTER = re.compile(rf"(?<!\d)({_NUMBER})\s?(€|£)")
 
 
 def _money(amount: str, sign: str, scale: str | None) -> str:
@@ -46,7 +47,7 @@ def _money(amount: str, sign: str, scale: str | None) -> str:
     whole, _, fraction = amount.replace(",", "").partition(".")
     if len(fraction) > 2:
         return f"{_number(amount)} {many}"
-    units, hundredths = int(whole), int((fraction + "00")[:2])
+    units, hundredths = spoken_value(whole), int((fraction + "00")[:2])
     parts = [f"{_number(whole)} {one if units == 1 else many}"] if units or not hundredths else []
     if hundredths:
         words = cardinal(hundredths, _LANGUAGE)
@@ -86,10 +87,11 @@ _UNITS = {
     "cm": "centimeters", "mm": "millimeters", "kg": "kilograms", "g": "grams", "mg": "milligrams",
     "ml": "milliliters", "L": "liters", "lb": "pounds", "lbs": "pounds", "ft": "feet",
     "°C": "degrees celsius", "°F": "degrees fahrenheit", "°": "degrees", "%": "percent",
+    "¢": "cents",
     "GB": "gigabytes", "MB": "megabytes", "kHz": "kilohertz", "Hz": "hertz", "kW": "kilowatts",
 }  # fmt: skip
 _MEASURE = re.compile(
-    rf"((?:(?<![\w)])-)?{_NUMBER})\s?"
+    rf"(?<!\d)((?:(?<![\w)])-)?{_NUMBER})\s?"
     rf"({'|'.join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))})(?![\w/])"
 )
 
@@ -124,7 +126,7 @@ def numbers(text: str) -> str:
     """Ordinals, ranges, years (1999, 2023) and what digits are left."""
 
     def ordinal_words(match: re.Match[str]) -> str:
-        value = int(match[1].replace(",", ""))
+        value = spoken_value(match[1].replace(",", ""))
         return ordinal(value, _LANGUAGE) if value < MAX_SPOKEN else match[1]
 
     text = _RANGE.sub(" to ", _ORDINAL.sub(ordinal_words, text))

@@ -5,16 +5,25 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import LETTER, Rule, followed_by_new_sentence, normaliser, words_of
-from xtts_core.text.numbers import INTEGER, MAX_SPOKEN, NUMBER, cardinal, digits, ordinal
+from xtts_core.text.numbers import (
+    INTEGER,
+    MAX_SPOKEN,
+    NUMBER,
+    cardinal,
+    digits,
+    ordinal,
+    spoken_value,
+)
 
 _LANGUAGE = "es"
 
 
 def _integer(text: str, before_noun: bool = False) -> str:
     plain = text.replace(".", "")
-    if (plain.startswith("0") and len(plain) > 1) or int(plain) >= MAX_SPOKEN:
+    value = spoken_value(plain)
+    if (plain.startswith("0") and len(plain) > 1) or value >= MAX_SPOKEN:
         return digits(plain, _LANGUAGE)
-    words = cardinal(int(plain), _LANGUAGE)
+    words = cardinal(value, _LANGUAGE)
     if not before_noun:
         return words
     return re.sub(r"\buno$", "un", re.sub(r"veintiuno$", "veintiún", words))
@@ -40,7 +49,7 @@ _CURRENCIES = {
 _SIGN = r"(?:R\$|US\$|\$|€|£)"
 _SCALE = r"(?:\s(mil|millón|millones)\b)?"
 _CURRENCY = re.compile(rf"({_SIGN})\s?({NUMBER}){_SCALE}")
-_CURRENCY_AFTER = re.compile(rf"({NUMBER}){_SCALE}\s?({_SIGN})")
+_CURRENCY_AFTER = re.compile(rf"(?<!\d)({NUMBER}){_SCALE}\s?({_SIGN})")
 
 
 def _money(amount: str, sign: str, scale: str | None) -> str:
@@ -50,7 +59,7 @@ def _money(amount: str, sign: str, scale: str | None) -> str:
     whole, _, fraction = amount.partition(",")
     if len(fraction) > 2:
         return f"{_number(amount)} {many}"
-    units, hundredths = int(whole.replace(".", "")), int((fraction + "00")[:2])
+    units, hundredths = spoken_value(whole.replace(".", "")), int((fraction + "00")[:2])
     parts = []
     if units or not hundredths:
         parts.append(f"{_integer(whole, True)} {one if units == 1 else many}")
@@ -98,11 +107,12 @@ _UNITS = {
     "°": ("grado", "grados"),
     "m²": ("metro cuadrado", "metros cuadrados"),
     "%": ("por ciento", "por ciento"),
+    "¢": ("centavo", "centavos"),
     "GB": ("gigabyte", "gigabytes"),
     "MB": ("megabyte", "megabytes"),
 }
 _MEASURE = re.compile(
-    rf"((?:(?<![\w)])-)?{NUMBER})\s?"
+    rf"(?<!\d)((?:(?<![\w)])-)?{NUMBER})\s?"
     rf"({'|'.join(re.escape(u) for u in sorted(_UNITS, key=len, reverse=True))})(?![\w²³/])"
 )
 
@@ -130,7 +140,7 @@ def numbers(text: str) -> str:
     """Ordinals with gender, ranges and what digits are left."""
 
     def ordinal_words(match: re.Match[str]) -> str:
-        value = int(match[1].replace(".", ""))
+        value = spoken_value(match[1].replace(".", ""))
         if not 0 < value < 1000:
             return match[1]
         words, mark = ordinal(value, _LANGUAGE), match[2] or match[3]

@@ -11,6 +11,13 @@ MAX_SPOKEN = 10**15
 """Numbers from here on are read digit by digit."""
 
 
+def spoken_value(row: str) -> int:
+    """The value of a row of digits, and `MAX_SPOKEN` for any that is larger: int() refuses more
+    than 4 300 digits."""
+    row = row.lstrip("0")
+    return int(row or "0") if len(row) < len(str(MAX_SPOKEN)) else MAX_SPOKEN
+
+
 @lru_cache(maxsize=65_536)
 def cardinal(value: int, language: str) -> str:
     """num2words' cardinal without the commas it sets inside Brazilian numbers."""

@@ -23,7 +23,21 @@ SENTENCES = [
 ODD = st.sampled_from(
     [
         *"0123456789.,-/:%$€£°ºª²⁶^~√h  '\"“()–—&@#+=!?…IVX½",
-        *(" R$ ", "av", "dr", "km", " x ", "1/2", "mm3", " — "),
+        *(
+            " R$ ",
+            "av",
+            "dr",
+            "km",
+            " x ",
+            "1/2",
+            "mm3",
+            " — ",
+            "x²",
+            "¢",
+            "<b>",
+            " e 1/2 ",
+            "T09:00",
+        ),
         # ASCII letters to a pattern that ignores case.
         *("İ", "ı", "ſ", "\u212a", "maı"),
     ]
@@ -70,6 +84,15 @@ def test_no_digit_quote_or_symbol_is_left(text: str, language: str) -> None:
     assert spoken == " ".join(spoken.split())
     assert spoken == spoken.lower()
     assert not set(spoken) & set("ªº")
+
+
+@pytest.mark.parametrize("language", ["pt", "en", "es"])
+@pytest.mark.parametrize(
+    "written", ["{}", "a{}", "{}000", "R$ {}", "{}º", "{}th", "{} 1/2", "0,{}"]
+)
+def test_a_number_of_any_length_is_read(written: str, language: str) -> None:
+    digit = {"pt": "três", "en": "three", "es": "tres"}[language]
+    assert normalize(written.format("3" * 5000), language).count(digit) >= 4999
 
 
 @settings(deadline=None, max_examples=200)
@@ -121,6 +144,8 @@ def test_a_region_is_spoken_by_its_language(tag: str) -> None:
          "en el siglo veintiuno, felipe sexto e isabel segunda"),
         ("es", "El 15/03 compró 1/2 litro y 3 L.",
          "el quince de marzo compró medio litro y tres litros."),
+        ("en", "<b>Gum</b> is 50¢.", "gum is fifty cents."),
+        ("es", "Un <i>chicle</i> de 50 ¢.", "un chicle de cincuenta centavos."),
         ("es", "Dña. Ana y D. Luis van a EE. UU. hoy.",
          "doña ana y don luis van a estados unidos hoy."),
         ("es", "Tel. de casa", "teléfono de casa"),

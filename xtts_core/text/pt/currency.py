@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import LETTER, when
-from xtts_core.text.numbers import NUMBER
-from xtts_core.text.pt.grammar import SCALES, cardinal, integer, number
+from xtts_core.text.numbers import NUMBER, spoken_value
+from xtts_core.text.pt.grammar import SCALES, cardinal, integer, number, value_of
 from xtts_core.text.pt.units import divisor
 
 _CURRENCIES = {
@@ -35,6 +35,7 @@ _SIGN_OF_NAME = {name: sign for sign, names in _CURRENCIES.items() for name in n
 _NAMED_WITH_CENTS = re.compile(
     rf"(?i)(?<![\w.,])(?P<amount>{NUMBER}(?<=,\d\d))\s(?P<name>{'|'.join(_SIGN_OF_NAME)})\b"
 )
+_CENTS = re.compile(rf"({NUMBER})\s?¢")
 _ALONE = re.compile(rf"(?i){_SIGN}{_PER}")
 
 
@@ -54,7 +55,7 @@ def _money(amount: str, sign: str, scale: str | None) -> str:
     whole, _, fraction = amount.partition(",")
     if len(fraction) > 2:
         return f"{minus}{number(amount, feminine)} {many}"
-    units, hundredths = int(whole.replace(".", "")), int((fraction + "00")[:2])
+    units, hundredths = spoken_value(whole.replace(".", "")), int((fraction + "00")[:2])
     parts = []
     if units or not hundredths:
         words = integer(whole, feminine)
@@ -73,10 +74,10 @@ def _scale(match: re.Match[str]) -> str | None:
     return match["scale"].lower() if match["scale"] else None
 
 
-@when(r"[$€£¥]|,\d\d\s")
+@when(r"[$€£¥¢]|,\d\d\s")
 def currency(text: str) -> str:
-    """R$, US$, €, £ and ¥ with cents, scales (R$ 2,5 milhões), ranges (R$ 5-10), R$ 7/kg; and
-    cents before the name of the money (7,50 reais)."""
+    """R$, US$, €, £ and ¥ with cents, scales (R$ 2,5 milhões), ranges (R$ 5-10), R$ 7/kg;
+    cents before the name of the money (7,50 reais) and 50 ¢."""
 
     def per(match: re.Match[str]) -> str:
         return f" por {divisor(match['per'])}" if match["per"] else ""
@@ -91,6 +92,7 @@ def currency(text: str) -> str:
 
     text = _CURRENCY.sub(speak, text)
     text = _CURRENCY_AFTER.sub(lambda m: _money(m["amount"], m["sign"], _scale(m)) + per(m), text)
+    text = _CENTS.sub(lambda m: f"{number(m[1])} centavo{'s' if value_of(m[1]) >= 2 else ''}", text)
     text = _NAMED_WITH_CENTS.sub(
         lambda m: _money(m["amount"], _SIGN_OF_NAME[m["name"].lower()], None), text
     )

@@ -6,14 +6,18 @@ import re
 
 from xtts_core.text.common import when
 from xtts_core.text.numbers import INTEGER
-from xtts_core.text.pt.grammar import MONTHS, cardinal, integer
+from xtts_core.text.pt.grammar import MONTHS, PLURAL_NOUN_AFTER, cardinal, integer
 
 _MONTH = "|".join(MONTHS)
 _SHORT_MONTHS = {name[:3]: name for name in MONTHS}
 _SHORT_MONTH = "|".join(_SHORT_MONTHS)
 
 _DATE = re.compile(r"(?<![\d/.])(\d{1,2})º?([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/]|\.\d|-\d)")
-_ISO_DATE = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
+_ISO_DATE = re.compile(
+    r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)"
+    r"(?:[T ]([01]\d|2[0-4]):([0-5]\d)(?::([0-5]\d)(?:[.,]\d+)?)?"
+    r"(?:Z|[+-]\d\d(?::?\d\d)?)?(?![\w:]))?"
+)
 _NAMED_DATE = re.compile(
     rf"(?i)(?<![\d/])(\d{{1,2}})([/-])({_SHORT_MONTH})\2(\d{{4}}|\d{{2}})(?!\d)"
 )
@@ -32,7 +36,7 @@ _NORM = re.compile(
     r"|constitucional|normativa))?(?:,?\snúmero)?|número(?=\s[\d.]+/\d{4}))\s)"
     rf"({INTEGER})/(\d{{4}}|\d{{2}})(?![\d/])"
 )
-_DRAWN = re.compile(r"(?<![\w.,/-])\d\d(?:-\d\d){3,}(?![\w/-])")
+_ROW = re.compile(r"(?<![\w.,/-])\d{1,3}(?:-\d{1,3}){2,}(?![\w/-]|[.,]\d)")
 _FIRST_DAY = re.compile(rf"(?i)\b0?1\s?(?:\.?[ºo])?(?=\s+de\s+(?:{_MONTH})\b)")
 _PADDED_DAY = re.compile(rf"(?i)\b0([2-9])(?=\s+de\s+(?:{_MONTH})\b)")
 
@@ -47,9 +51,22 @@ def _date(day: str, month: str, year: str | None) -> str | None:
 
 @when(r"\d")
 def dates(text: str) -> str:
-    """15/03/2023, 2023-03-15, 15/03, 03/2023, 3/jul/1999, 20 jan. 2021, 1º de dezembro, and
-    the number and year of a law; what is no date is left, and 1/10 before de, do, da is a
-    fraction."""
+    """15/03/2023, 2023-03-15, 15/03, 03/2023, 3/jul/1999, 20 jan. 2021, 1º de dezembro, the time
+    after an ISO date, and the number and year of a law; a row such as 4-4-2 that is no date is
+    parted by commas, and 1/10 before de, do, da is a fraction."""
+
+    def row(match: re.Match[str]) -> str:
+        date = _DATE.fullmatch(match[0])
+        is_date = date and _date(date[1], date[3], date[4])
+        return match[0] if is_date else match[0].replace("-", ", ")
+
+    def iso(match: re.Match[str]) -> str:
+        date = _date(match[3], match[2], match[1])
+        if date is None:
+            return match[0]
+        if match[4]:
+            return f"{date} {'às' if int(match[4]) > 1 else 'à'} {_time(*match.groups()[3:])}"
+        return date + (" " if match.string[match.end() :][:1].isalpha() else "")
 
     def named(match: re.Match[str]) -> str:
         month = _SHORT_MONTHS[match[3].lower()]
@@ -74,10 +91,10 @@ def dates(text: str) -> str:
         month = int(match[1])
         return f"{MONTHS[month - 1]} de {integer(match[2])}" if 1 <= month <= 12 else match[0]
 
-    text = _DRAWN.sub(lambda m: m[0].replace("-", ", "), text)
+    text = _ROW.sub(row, text)
     text = _NORM.sub(lambda m: f"{m[1]}{integer(m[2])} de {integer(m[3].lstrip('0') or '0')}", text)
     text = _DATE.sub(lambda m: _date(m[1], m[3], m[4]) or m[0], text)
-    text = _ISO_DATE.sub(lambda m: _date(m[3], m[2], m[1]) or m[0], text)
+    text = _ISO_DATE.sub(iso, text)
     text = _SHORT_MONTH_AFTER_DAY.sub(written_out, _NAMED_DATE.sub(named, text))
     text = _SAID_DAY_MONTH.sub(said, text)
     text = _MONTH_YEAR.sub(month_and_year, _DAY_MONTH.sub(day_and_month, text))
@@ -108,15 +125,18 @@ _VERSE = re.compile(
 _MINUTE_SIGN = r"(?:minutos|min|m)\b"
 _SECOND_SIGN = r"(?:segundos|seg|s)"
 _HOURS = re.compile(
-    r"(?i)(?<![\w,.:])(\d{1,3})\s?(?:h|hs|hrs|horas)"
+    r"(?i)(?<![\w,.:/])(\d{1,3})\s?(?:h|hs|hrs|horas)"
     rf"(?:([0-5]\d)(?:\s?{_MINUTE_SIGN})?|\s?([0-5]?\d)\s?(?:minutos|min)"
     rf"(?:\s?([0-5]?\d)\s?{_SECOND_SIGN})?)(?!\w)"
+)
+_SPACED_HOURS = re.compile(
+    rf"(?<![\w,.:])(\d{{1,2}})\sh\s([0-5]\d)(?!\w|[,.:/-]\d|\s?[%°]|{PLURAL_NOUN_AFTER})"
 )
 _MINUTES = re.compile(
     rf"(?i)(?<![\w,.:])(\d{{1,3}})\s?(?:minutos|min)\s?([0-5]?\d)\s?{_SECOND_SIGN}(?!\w)"
 )
 _ONLY_HOURS = re.compile(
-    r"(?i)(?<![\w,.:])(\d{1,3})\s?(?:hs|hrs|h)(?:/(dia|semana|mês|ano))?(?![\w/])"
+    r"(?i)(?<![\w,.:/])(\d{1,3})\s?(?:hs|hrs|h)(?:/(dia|semana|mês|ano))?(?![\w/])"
 )
 _CLOCK = re.compile(r"(?<![\w,.:/])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?:\s?hs?\b)?(?![\w:])")
 _AT_HOUR = re.compile(r"(?i)\b(às|à|pelas) (\d{1,2})(?![\w:,%º])")
@@ -136,10 +156,11 @@ def _time(hour: str, minute: str | None, second: str | None = None) -> str:
 
 @when(r"\d")
 def hours(text: str) -> str:
-    """14h30, 14:30, 14h, 14:30:15, 2min30s, 12h/dia, and the feminine after `às`; João 3:16
-    is a verse."""
+    """14h30, 14:30, 14 h 30, 14h, 14:30:15, 2min30s, 12h/dia, and the feminine
+    after `às`; João 3:16 is a verse."""
     text = _VERSE.sub(r"\1, ", text)
     text = _HOURS.sub(lambda m: _time(m[1], m[2] or m[3], m[4]), text)
+    text = _SPACED_HOURS.sub(lambda m: _time(m[1], m[2]), text)
     text = _MINUTES.sub(
         lambda m: " e ".join(_counted(m[1], "minuto") + _counted(m[2], "segundo")) or m[0], text
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import LETTER, words_of
-from xtts_core.text.numbers import MAX_SPOKEN, NUMBER, digits
+from xtts_core.text.numbers import MAX_SPOKEN, NUMBER, digits, spoken_value
 from xtts_core.text.numbers import cardinal as spoken_cardinal
 from xtts_core.text.numbers import ordinal as spoken_ordinal
 
@@ -72,7 +72,8 @@ _NO_NOUN = frozenset(
         """a as à às da das na nas pela pelas ela elas uma umas mas há era essa essas esta estas
     está para aquela aquelas minha minhas sua suas nossa nossas toda todas nada fora agora ainda
     embora acima contra sobra entra foi são estão não então vão dão até cada seja veja tinha havia
-    fica ficava passa falta faltas vira mata apenas"""
+    fica ficava passa falta faltas vira mata apenas pra pras numa numas nessa nessas nesta
+    nestas naquela naquelas"""
     )
 )
 _EITHER_GENDER = frozenset(
@@ -95,6 +96,11 @@ _MASCULINE_BEFORE = frozenset(
     versão item quadra lote linha artigo"""
     )
 )
+PLURAL_NOUN_AFTER = (
+    r"\s(?!(?:mas|das|dos|nas|nos|às|aos|mais|menos|depois|antes|apenas|as|os)\b)"
+    rf"{LETTER}+s\b"
+)
+"""What begins with a space and reads like a noun in the plural, in a regular expression."""
 _GREEK_MASCULINE = re.compile(r"(?:[eo]ma|grama|ista|auta)s?$")
 _FEMININE_PLURAL = re.compile(r"(?:as|ções|sões|dades|tudes|gens|trizes)$")
 _FEMININE_SINGULAR = re.compile(r"(?:a|ção|são|dade|tude|gem|triz)$")
@@ -166,9 +172,10 @@ def integer(text: str, feminine: bool = False) -> str:
     """The words of an integer such as `65.000`; `007` and very long ones digit by digit."""
     plain = text.replace(".", "")
     padded = plain.startswith("0") and (len(plain) > 2 or plain == "00")
-    if padded or int(plain) >= MAX_SPOKEN:
+    value = spoken_value(plain)
+    if padded or value >= MAX_SPOKEN:
         return digit_by_digit(plain)
-    return cardinal(int(plain), feminine)
+    return cardinal(value, feminine)
 
 
 def number(text: str, feminine: bool = False) -> str:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 
-from xtts_core.text.common import LETTER, when
-from xtts_core.text.numbers import INTEGER, NUMBER
-from xtts_core.text.pt.grammar import counts_feminine, number, ordinal
+from xtts_core.text.common import when
+from xtts_core.text.numbers import INTEGER, NUMBER, spoken_value
+from xtts_core.text.pt.grammar import (
+    PLURAL_NOUN_AFTER,
+    SCALES,
+    counts_feminine,
+    number,
+    ordinal,
+)
 from xtts_core.text.pt.identifiers import parted
 from xtts_core.text.pt.units import UNIT
 
@@ -20,7 +26,7 @@ def ordinals(text: str) -> str:
     """2ª, 1º, 3os, in the gender that the mark shows."""
 
     def speak(match: re.Match[str]) -> str:
-        value = int(match[1].replace(".", ""))
+        value = spoken_value(match[1].replace(".", ""))
         if not 0 < value < 10_000:
             return match[0]
         return ordinal(value, match[2] in "ªa", plural=bool(match[3]))
@@ -29,8 +35,8 @@ def ordinals(text: str) -> str:
 
 
 _DECIMAL_POINT = re.compile(
-    rf"(?<=[$€£¥])(\s?\d+)\.(\d\d)(?![.,]?\d)|(?<![\w.,])(\d+)\.(\d\d?)"
-    rf"(?=\s?(?:%|(?:{UNIT})(?!\w))|\s(?:reais|dólares|euros)\b)"
+    rf"(?<=[$€£¥])(\s?-?\d+)\.(\d\d?)(?![.,]?\d)|(?<![\w.,])(\d+)\.(\d\d?)"
+    rf"(?=\s?(?:%|(?:k|{UNIT})(?!\w))|\s(?:reais|dólares|euros|{SCALES})\b)"
 )
 
 
@@ -43,8 +49,9 @@ _SPACED_THOUSANDS = re.compile(
 
 @when(r"\d[. ]\d")
 def decimals(text: str) -> str:
-    """A point before one or two digits marks decimals in money, measures and percentages; a space
-    before groups of three digits parts thousands, but not in a telephone number."""
+    """A point before one or two digits marks decimals in money, measures, percentages and before
+    mil and milhões; a space before groups of three digits parts thousands, but not in a telephone
+    number."""
     text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", "."), text)
     return _DECIMAL_POINT.sub(
         lambda m: f"{m[1]},{m[2]}" if m[1] is not None else f"{m[3]},{m[4]}", text
@@ -52,9 +59,7 @@ def decimals(text: str) -> str:
 
 
 _PLAIN = re.compile(NUMBER)
-_PLURAL_NOUN_AFTER = re.compile(
-    rf"\s(?!(?:mas|das|dos|nas|nos|às|aos|mais|menos|depois|antes|apenas|as|os)\b){LETTER}+s\b"
-)
+_PLURAL_NOUN_AFTER = re.compile(PLURAL_NOUN_AFTER)
 
 
 @when(r"\d")

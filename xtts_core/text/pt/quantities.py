@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from xtts_core.text.common import LETTER, when
-from xtts_core.text.numbers import NUMBER
+from xtts_core.text.numbers import NUMBER, spoken_value
 from xtts_core.text.pt.grammar import (
     cardinal,
     feminine_noun,
     integer,
     number,
     ordinal,
+    spelled,
     value_of,
 )
 from xtts_core.text.pt.units import UNIT, is_feminine_unit, unit_name
@@ -25,18 +26,20 @@ _SPACED = re.compile(
     rf"(?<![\d,.:-])({NUMBER})(h(?:[0-5]\d)?|:[0-5]\d|%)?(?:\s[-–]\s?|–\s)"
     rf"(?=({NUMBER})(h|:[0-5]\d)?)"
 )
+_ORDINAL_RANGE = re.compile(r"(?<=\d[ºªoa])[-–](?=\d+[ºªoa](?!\w))")
 _RANGE = re.compile(r"(?<=[\dh%])[-–](?=\d)(?!\d+-\d)")
 
 
 @when(r"\d")
 def ranges(text: str) -> str:
-    """10-20 and 14h–16h are said with `a`; with `e` after entre, with `às` after das."""
+    """10-20, 14h–16h and 1ª-4ª are said with `a`; with `e` after entre, with `às` after das."""
 
     def spaced(match: re.Match[str]) -> str:
         rising = value_of(match[1]) < value_of(match[3])
         by_the_clock = match[2] not in (None, "%") and match[4]
         return f"{match[1]}{match[2] or ''} a " if rising or by_the_clock else match[0]
 
+    text = _ORDINAL_RANGE.sub(" a ", text)
     text = _FROM_HOUR.sub(r"\1 às ", _BETWEEN.sub(r"\1 e ", text))
     return _RANGE.sub(" a ", _SPACED.sub(spaced, text))
 
@@ -56,13 +59,16 @@ _MATCH = re.compile(r"(?<=\w) [x×] (?=[A-ZÀ-Ý])")
 @when(r"\d\s?[x×]|\w\s?[x×](?:\s|\d)")
 def scores(text: str) -> str:
     """Brasil x Chile; 2x1 between two names or after a word of winning and losing is
-    `dois a um`; else 3x4 is `três por quatro`, and 3x alone `três vezes`."""
+    `dois a um`, which counts nothing and is masculine; else 3x4 is `três por quatro`, and 3x
+    alone `três vezes`."""
 
     def score(match: re.Match[str]) -> str:
         before, after = match.string[: match.start()], match.string[match.end() :]
         teams = _TEAM_BEFORE.search(before) and _TEAM_AFTER.match(after)
         played = teams or _SCORE_WORDS.search(before[-60:])
-        return f"{match[1]} {'a' if played else 'por'} {match[2]}"
+        if played:
+            return f"{integer(match[1])} a {integer(match[2])}"
+        return f"{match[1]} por {match[2]}"
 
     def times(match: re.Match[str]) -> str:
         name = "vez" if match[1] == "1" else "vezes"
@@ -81,26 +87,31 @@ _OPERATION = re.compile(rf"(?<=\d)\s?([-–x×*/])\s?(?={NUMBER}(?:\s?[-+–x×*
 _OPERATORS = {"-": "menos", "–": "menos", "/": "dividido por"}
 _PRODUCT = re.compile(r"(?<=\d)\s?\*\s?(?=\d)")
 _POWER = re.compile(r"(?<![\d.])(\d+)\s?(?:\^(-?\d+)|([²³]))")
+_POWER_OF_LETTER = re.compile(
+    r"(?<![^\W\d_]|/)(?!(?:[kdcm]?m)[²³])([A-Za-z]|[b-df-hj-np-tv-z]{2})(?:\^(-?\d+)|([²³]))(?!\w)"
+)
 _NEGATIVE = re.compile(r"(?<!\d\s)(?<!\S)–(?=\d)")
 _SIGNED = re.compile(r"(?<![\w)])([-+])\s?(?=\d)")
 
 
 @when(r"[-–+=~√^²³*]")
 def mathematics(text: str) -> str:
-    """5 - 3 = 2, 10^6, 5², √9, ~50, and the sign of a number; a raised 2 or 3 after a number of
-    four digits is the mark of a note."""
+    """5 - 3 = 2, 10^6, 5², √9, ~50, and x², mc²; a raised 2 or 3 after a number of four digits or a
+    word is the mark of a note."""
 
     def power(match: re.Match[str]) -> str:
         base, exponent, mark = match.groups()
+        if base.isalpha():
+            base = f" {spelled(base)}"
+        elif mark and len(base) > 3:
+            return base
         if exponent:
             return f"{base} elevado a {exponent.replace('-', 'menos ')}"
-        if len(base) > 3:
-            return base
         return f"{base} {'ao quadrado' if mark == '²' else 'ao cubo'}"
 
     text = _NEGATIVE.sub("-", text)
     text = _OPERATION.sub(lambda m: f" {_OPERATORS.get(m[1], 'vezes')} ", text)
-    text = _POWER.sub(power, _PRODUCT.sub(" vezes ", text))
+    text = _POWER_OF_LETTER.sub(power, _POWER.sub(power, _PRODUCT.sub(" vezes ", text)))
     return re.sub(r"~\s?(?=\d)", "cerca de ", text.replace("√", " raiz quadrada de "))
 
 
@@ -119,19 +130,21 @@ def percentages(text: str) -> str:
     return _PERCENT.sub(lambda m: f"{number(m[1])} por {'cento' if m[2] == '%' else 'mil'} ", text)
 
 
+_NO_NOUN = "d[aeo]s?|n[ao]s?|e|a|ao|à|ou|em|por|para|pra|com|que|mais|antes|depois|atrás"
 _FRACTION = re.compile(
     r"(?<![\w/,.])(?<!apartamento )(?<!apartamentos )(?<!sala )(?<!salas )(?<!número )"
-    r"(?<!lote )(?<!quadra )(?<!bloco )(?:(\d+)\s)?(\d{1,3})/(\d{1,4})(?![\w/]|,\d)"
-    rf"(?:\s(?:({UNIT})(?![\w/²³])|(?!d[aeo]s?\b|e\b|a\b|ou\b)({LETTER}+)))?"
+    r"(?<!lote )(?<!quadra )(?<!bloco )(?:(\d+)\s(e\s)?)?(\d{1,3})/(\d{1,4})(?![\w/]|,\d)"
+    rf"(?:\s(?:({UNIT})(?![\w/²³])|(?!(?:{_NO_NOUN})\b)({LETTER}+)))?"
 )
+_NOUN_BEFORE = re.compile(rf"({LETTER}+)\se\s$")
 _PARTS = {2: "meio", 3: "terço", 100: "centésimo", 1000: "milésimo"}
 _SLASH = re.compile(r"(?<=\d)\s?/\s?(?=\d)")
 
 
 @when(r"\d\s?/\s?\d")
 def fractions(text: str) -> str:
-    """1/2, 3/4, and 2 1/2 with its noun between (duas colheres e meia); other slashes between
-    numbers are read `barra`."""
+    """1/2, 3/4, and 2 1/2 with its noun between (duas colheres e meia), but after both
+    where 2 e 1/2 is written; other slashes between numbers are read `barra`."""
 
     def part(top: int, bottom: int, feminine: bool) -> str:
         if bottom == 2:
@@ -143,16 +156,20 @@ def fractions(text: str) -> str:
         return f"{cardinal(top)} {name}{'s' if many else ''}"
 
     def speak(match: re.Match[str]) -> str:
-        whole, upper, lower, unit, noun = match.groups()
+        whole, joined, upper, lower, unit, noun = match.groups()
         top, bottom = int(upper), int(lower)
         if not 0 < top < bottom:
             return match[0]
-        plural = whole is not None and int(whole) > 1
-        feminine = is_feminine_unit(unit) if unit else feminine_noun(noun, plural)
+        plural = whole is not None and spoken_value(whole) > 1
+        before = _NOUN_BEFORE.search(match.string[max(0, match.start() - 30) : match.start()])
+        counted = noun or (before[1] if before else None)
+        many = plural or (counted or "").endswith("s")
+        feminine = is_feminine_unit(unit) if unit else feminine_noun(counted, many)
         name = unit_name(unit, plural) if unit else noun or ""
         words = part(top, bottom, feminine)
         if whole is None:
             return f"{words} {name}".rstrip()
-        return " ".join(filter(None, (integer(whole, feminine), name, "e", words)))
+        order = ("e", words, name) if joined and bottom == 2 else (name, "e", words)
+        return " ".join(filter(None, (integer(whole, feminine), *order)))
 
     return _SLASH.sub(" barra ", _FRACTION.sub(speak, text))

@@ -31,6 +31,7 @@ _UNITS = {
     "L": ("litro", "litros"),
     "ml": ("mililitro", "mililitros"),
     "dl": ("decilitro", "decilitros"),
+    "h": ("hora", "horas"),
     "min": ("minuto", "minutos"),
     "s": ("segundo", "segundos"),
     "ms": ("milissegundo", "milissegundos"),
@@ -74,11 +75,12 @@ _UNITS = {
     "hab": ("habitante", "habitantes"),
     "ppm": ("parte por milhão", "partes por milhão"),
 }
-_FEMININE = {"t", "kcal", "cal", "rpm", "ppm", "″"}
+_FEMININE = {"h", "t", "kcal", "cal", "rpm", "ppm", "″"}
 _SPELLINGS = {
     **{name: name for name in _UNITS},
     **{"Km": "km", "KM": "km", "Kg": "kg", "KG": "kg", "Cm": "cm", "CM": "cm", "MM": "mm"},
     **{"l": "L", "ML": "ml", "Ml": "ml", "mL": "ml", "dL": "dl", "seg": "s", "KB": "kB"},
+    **{"hs": "h", "hrs": "h"},
     **{"KW": "kW", "KWh": "kWh", "kwh": "kWh", "khz": "kHz", "hz": "Hz", "CV": "cv", "db": "dB"},
     **{f"{name}{power}": name + sign for name in _LENGTHS for power, sign in ("2²", "3³")},
     **{"º C": "°C", "ºC": "°C", "° C": "°C", "º F": "°F", "ºF": "°F", "° F": "°F"},
@@ -90,10 +92,10 @@ UNIT = "|".join(re.escape(u) for u in sorted(_SPELLINGS, key=len, reverse=True))
 _DIVISORS = {"h": "hora", "s²": "segundo ao quadrado", "un": "unidade", "hab": "habitante"}
 _DIVISOR = "|".join(["dia", "mês", "ano", "pessoa", *map(re.escape, _DIVISORS), UNIT])
 _MEASURE = re.compile(
-    rf"((?:(?<![\w)])-)?{NUMBER})(?:\s({SCALES})(?:\sde)?\s|\s?)({UNIT})(?:/({_DIVISOR}))?(?![\w²³/])"
+    rf"(?<!\d)((?:(?<![\w)])-)?{NUMBER})(?:\s({SCALES})(?:\sde)?\s|\s?)({UNIT})(?:/({_DIVISOR}))?(?![\w²³/])"
 )
 _BARE_UNIT = re.compile(
-    rf"(?<![\w/])(km|Km|KM|kg|Kg|KG|cm|mm|ml|m²|km²)(?:/({_DIVISOR}))?(?![\w²³/])"
+    rf"(?<![\w/])(km|Km|KM|kg|Kg|KG|cm|mm|ml|m[²³]|km²)(?:/({_DIVISOR}))?(?![\w²³/])"
 )
 _SCALE_BEFORE = re.compile(rf"(?<!\w)(?:{SCALES})(?:\sde)?\s$")
 _TYPED_DEGREE = re.compile(
@@ -123,7 +125,7 @@ def divisor(name: str) -> str:
 _METRES_AND = re.compile(r"(?<![\w,.])(\d)\s?m\s?(\d\d)(?![\w,.]\d|\w)")
 
 
-@when(r"\d|k[mg]|K[mMgG]|[cm]m|ml|m²")
+@when(r"\d|k[mg]|K[mMgG]|[cm]m|ml|m[²³]")
 def units(text: str) -> str:
     """2,5 km, 90 km/h, 30 °C, 50 mil m²: singular below two, gender of the unit, `por` for a
     slash."""
