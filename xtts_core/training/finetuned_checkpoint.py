@@ -23,7 +23,7 @@ from xtts_core.model.checkpoint import (
     verify,
     write_checkpoint,
 )
-from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
+from xtts_core.settings import SAMPLE_RATE_HZ, EngineSettings, TrainingSettings
 from xtts_core.stage import (
     CheckSpec,
     Markdown,
@@ -52,6 +52,7 @@ FINETUNED_CHECKPOINT = Stage(
     "2",
     (
         CheckSpec("weights_finite", "error", "every weight is a finite number"),
+        CheckSpec("speaks", "error", "it loads, and speaks a held-out sentence that can be heard"),
         CheckSpec("no_clip_skipped", "error", "every training clip was trained on"),
         CheckSpec(
             "validation_loss_improved", "warn", "held-out clips fit better than with the base"
@@ -65,6 +66,8 @@ MAX_REFERENCES = 5
 REFERENCE_TOTAL_S = 30.0
 """XTTS conditions on at most 30 s (max_ref_len of its config)."""
 _REFERENCE_S = (3.0, 11.0)
+SILENCE_DBFS = -60.0
+"""As audio.silence_floor_dbfs."""
 
 
 def make_finetuned_checkpoint(
@@ -152,6 +155,7 @@ def make_finetuned_checkpoint(
                 report,
                 clips,
                 weights_finite=_finite(state),
+                loudness_dbfs=spoken_level_dbfs(checkpoint, clips, settings.device),
                 base=base_manifest,
                 written=verify(checkpoint),
             ),
@@ -225,6 +229,7 @@ def verdicts(
     clips: Sequence[Clip],
     *,
     weights_finite: bool,
+    loudness_dbfs: float,
     base: Manifest,
     written: Manifest,
 ) -> list[Verdict]:
@@ -232,12 +237,19 @@ def verdicts(
 
     Args:
         clips: the clips that training was given, both sides.
+        loudness_dbfs: what `spoken_level_dbfs` found.
         base, written: the manifests of the base model and of the checkpoint, whose files were
             verified.
     """
     given = sum(clip.split == "train" for clip in clips)
     return [
         FINETUNED_CHECKPOINT.verdict("weights_finite", weights_finite),
+        FINETUNED_CHECKPOINT.verdict(
+            "speaks",
+            loudness_dbfs > SILENCE_DBFS,
+            value=round(loudness_dbfs, 1),
+            threshold=SILENCE_DBFS,
+        ),
         FINETUNED_CHECKPOINT.verdict(
             "no_clip_skipped",
             report.train_clips == given,
@@ -259,6 +271,27 @@ def verdicts(
             threshold=base.licence,
         ),
     ]
+
+
+def spoken_level_dbfs(checkpoint: Path, clips: Sequence[Clip], device: str) -> float:
+    """The level of the first held-out sentence, spoken in its speaker's voice or the first one that
+    there is; minus infinity where a sample is no number.
+
+    Raises:
+        ModelError: the checkpoint does not load.
+    """
+    import numpy as np
+
+    from xtts_core.model.engine import Engine, Sampling, read_reference
+
+    engine = Engine.load(checkpoint, EngineSettings.model_validate({"device": device}))
+    said = next(clip for clip in clips if clip.split == "val")
+    voices = engine.voices()
+    references = voices.get(said.speaker) or next(iter(voices.values()))
+    voice = engine.latents([read_reference(path) for path in references])
+    audio = engine.synthesize(said.text, said.language, voice, Sampling(seed=0))
+    level = np.square(audio, dtype=np.float64).mean() if np.isfinite(audio).all() else 0.0
+    return float(10 * np.log10(level)) if level else float("-inf")
 
 
 def merged_state(base_dir: Path, trained: Path) -> dict[str, Tensor]:

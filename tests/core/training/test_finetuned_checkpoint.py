@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,16 @@ from xtts_core.errors import (
     TrainingError,
     UpstreamError,
 )
-from xtts_core.model.checkpoint import LICENCE_FILE, FileEntry, Manifest, Origin, verify
+from xtts_core.model.checkpoint import (
+    LICENCE_FILE,
+    FileEntry,
+    Manifest,
+    Origin,
+    describe_files,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from xtts_core.model.loading import MODEL_FILE, load_model
 from xtts_core.stage import read_result, silent
 from xtts_core.store import CorpusStore, read_json, write_json
@@ -30,6 +40,7 @@ from xtts_core.training.finetuned_checkpoint import (
     make_finetuned_checkpoint,
     merged_state,
     reference_clips,
+    spoken_level_dbfs,
     verdicts,
 )
 from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
@@ -70,6 +81,7 @@ def report(**changed: Any) -> TrainingReport:
             trainable_parameters=10,
             device="cpu",
             precision="fp32",
+            processes=1,
             seconds=1.0,
         ),
         **changed,
@@ -92,6 +104,28 @@ def test_the_checkpoint_is_whole_and_says_where_it_comes_from(
     assert (manifest.metrics["train_clips"], manifest.metrics["epochs"]) == (8, 3)
     assert manifest.settings["lora"]["rank"] == 8
     assert (checkpoint / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_checkpoint_speaks_and_a_silenced_one_is_found_out(
+    corpus: CorpusStore, trained: Any, tmp_path: Path
+) -> None:
+    checkpoint = current_checkpoint(corpus)
+    clips = read_clips(
+        [corpus.audio_codes("tiny", video) for video in ("cidade-alex", "feira-dora")]
+    )
+    (told,) = [v for v in trained.result.verdicts if v.check == "speaks"]
+    assert told.passed
+    assert told.value == round(spoken_level_dbfs(checkpoint, clips, "cpu"), 1)
+    mute = shutil.copytree(checkpoint, tmp_path / "mute")
+    state = load_file(mute / MODEL_FILE)
+    for name, tensor in state.items():
+        if "waveform_decoder.conv_post" in name:
+            tensor.zero_()
+    save_file(state, mute / MODEL_FILE)
+    files = {MODEL_FILE: describe_files(mute)[MODEL_FILE]}
+    found = read_manifest(mute)
+    write_manifest(mute, found.model_copy(update={"files": {**found.files, **files}}))
+    assert spoken_level_dbfs(mute, clips, "cpu") == float("-inf")
 
 
 def test_the_trained_gpt_replaces_the_base_s_and_nothing_else_changes(
@@ -169,7 +203,7 @@ def test_without_usable_codes_each_video_is_named_with_its_reason(
     found = read_json(blocked)
     found["checks"][0]["passed"] = False
     write_json(blocked, found)
-    with pytest.raises(DatasetError, match=r"cidade-alex.*every_clip_coded.*feira-dora.*changed"):
+    with pytest.raises(DatasetError, match=r"cidade-alex.*every_clip_coded.*feira-dora.*lacks a file"):
         make_finetuned_checkpoint(own_corpus, quick_settings())
 
 
@@ -289,23 +323,32 @@ OTHER_LICENCE = {LICENCE_FILE: FileEntry(sha256="2", size=1)}
 
 
 @pytest.mark.parametrize(
-    ("changed", "finite", "written", "failed"),
+    ("changed", "finite", "level", "written", "failed"),
     [
-        ({}, True, manifest("CPML", **LICENCE), set()),
-        ({}, False, manifest("CPML", **LICENCE), {"weights_finite"}),
-        ({}, True, manifest("", **LICENCE), {"licence_present"}),
-        ({}, True, manifest("CPML"), {"licence_present"}),
-        ({}, True, manifest("CPML", **OTHER_LICENCE), {"licence_present"}),
-        ({"train_clips": 1}, True, manifest("CPML", **LICENCE), {"no_clip_skipped"}),
-        ({"best_epoch": 0}, True, manifest("CPML", **LICENCE), {"validation_loss_improved"}),
+        ({}, True, -20.0, manifest("CPML", **LICENCE), set()),
+        ({}, False, -20.0, manifest("CPML", **LICENCE), {"weights_finite"}),
+        ({}, True, -70.0, manifest("CPML", **LICENCE), {"speaks"}),
+        ({}, True, float("-inf"), manifest("CPML", **LICENCE), {"speaks"}),
+        ({}, True, -20.0, manifest("", **LICENCE), {"licence_present"}),
+        ({}, True, -20.0, manifest("CPML"), {"licence_present"}),
+        ({}, True, -20.0, manifest("CPML", **OTHER_LICENCE), {"licence_present"}),
+        ({"train_clips": 1}, True, -20.0, manifest("CPML", **LICENCE), {"no_clip_skipped"}),
+        ({"best_epoch": 0}, True, -20.0, manifest("CPML", **LICENCE), {"validation_loss_improved"}),
     ],
 )
-def test_a_checkpoint_is_judged_by_weights_clips_loss_and_licence(
-    changed: dict[str, Any], finite: bool, written: Manifest, failed: set[str]
+def test_a_checkpoint_is_judged_by_weights_voice_clips_loss_and_licence(
+    changed: dict[str, Any], finite: bool, level: float, written: Manifest, failed: set[str]
 ) -> None:
     clips = [clip("a", 5, 20), clip("b", 5, 20), clip("c", 5, 20, split="val")]
     base = manifest("CPML", **LICENCE)
-    found = verdicts(report(**changed), clips, weights_finite=finite, base=base, written=written)
+    found = verdicts(
+        report(**changed),
+        clips,
+        weights_finite=finite,
+        loudness_dbfs=level,
+        base=base,
+        written=written,
+    )
     assert {verdict.check for verdict in found if not verdict.passed} == failed
     assert {v.check for v in found if v.severity == "warn"} == {"validation_loss_improved"}
 
