@@ -327,17 +327,21 @@ class Coder:
         Raises:
             DatasetError: see `_check_clip`.
         """
+        audio = _read_clip(path, sha256)
+        self.coded += 1
+        return {f"{sha256}.codes": self.codes(audio), f"{sha256}.audio": audio}
+
+    def codes(self, audio: Tensor) -> Tensor:
+        """(n_codes,) int16 of one clip, (samples,) int16 at 22 050 Hz. In a batch the padding would
+        change the last codes of the shorter clips."""
         import torch
 
         from xtts_core.training.mel import pcm_to_float
 
-        audio = _read_clip(path, sha256)
         dvae, mel = self._modules
         with torch.no_grad():
-            # One clip at a time: the padding of a batch changes the last codes of shorter clips.
-            codes = dvae.get_codebook_indices(mel(pcm_to_float(audio)[None]))[0]
-        self.coded += 1
-        return {f"{sha256}.codes": codes.to(torch.int16), f"{sha256}.audio": audio}
+            found: Tensor = dvae.get_codebook_indices(mel(pcm_to_float(audio)[None]))[0]
+        return found.to(torch.int16)
 
 
 def code_clips(

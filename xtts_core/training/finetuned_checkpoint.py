@@ -57,6 +57,11 @@ FINETUNED_CHECKPOINT = Stage(
         CheckSpec(
             "validation_loss_improved", "warn", "held-out clips fit better than with the base"
         ),
+        CheckSpec(
+            "other_speech_kept",
+            "warn",
+            "other languages in another voice are predicted about as well as by the base",
+        ),
         CheckSpec("licence_present", "error", "the base model's licence travels with the weights"),
     ),
 )
@@ -155,6 +160,7 @@ def make_finetuned_checkpoint(
                 report,
                 clips,
                 weights_finite=_finite(state),
+                max_loss_rise=settings.forgetting.max_loss_rise,
                 loudness_dbfs=spoken_level_dbfs(checkpoint, clips, settings.device),
                 base=base_manifest,
                 written=verify(checkpoint),
@@ -229,6 +235,7 @@ def verdicts(
     clips: Sequence[Clip],
     *,
     weights_finite: bool,
+    max_loss_rise: float,
     loudness_dbfs: float,
     base: Manifest,
     written: Manifest,
@@ -237,6 +244,7 @@ def verdicts(
 
     Args:
         clips: the clips that training was given, both sides.
+        max_loss_rise: how much the loss on other speech may rise, in nats a code.
         loudness_dbfs: what `spoken_level_dbfs` found.
         base, written: the manifests of the base model and of the checkpoint, whose files were
             verified.
@@ -261,6 +269,15 @@ def verdicts(
             report.val_loss < report.base_val_loss,
             value=report.val_loss,
             threshold=report.base_val_loss,
+        ),
+        FINETUNED_CHECKPOINT.at_most(
+            "other_speech_kept",
+            max((probe.after - probe.before for probe in report.probes), default=0.0),
+            max_loss_rise,
+            detail="; ".join(
+                f"{probe.language}: {probe.before:.3f} to {probe.after:.3f}"
+                for probe in report.probes
+            ),
         ),
         FINETUNED_CHECKPOINT.verdict(
             "licence_present",
@@ -406,6 +423,7 @@ def _metrics(report: TrainingReport) -> dict[str, Any]:
         "val_clips": report.val_clips,
         "trainable_parameters": report.trainable_parameters,
         "training_s": report.seconds,
+        **{f"loss_rise_{probe.language}": probe.after - probe.before for probe in report.probes},
     }
 
 
@@ -413,6 +431,7 @@ def _drop_states(run_dir: Path) -> None:
     """Free what only an unfinished run needs; the curves and the log stay."""
     for name in ("states", "best", "result"):
         rmtree(run_dir / name, ignore_errors=True)
+    (run_dir / "probes.safetensors").unlink(missing_ok=True)
 
 
 def _loss_table(report: TrainingReport) -> str:

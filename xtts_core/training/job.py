@@ -12,7 +12,8 @@ from xtts_core.settings import TrainingSettings
 from xtts_core.store import read_json
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Told each event of a run, a JSON object with the key `event`: start, step, epoch, saved."""
+"""Told each event of a run, a JSON object with the key `event`: start, warning, step, epoch,
+saved."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class TrainingJob:
         return self.run_dir / "best"
 
     @property
+    def probes(self) -> Path:
+        """What the base model said before training."""
+        return self.run_dir / "probes.safetensors"
+
+    @property
     def result_dir(self) -> Path:
         return self.run_dir / "result"
 
@@ -93,11 +99,22 @@ class EpochLosses:
 
 
 @dataclass(frozen=True)
+class ProbeLosses:
+    """The audio loss on what the base model said in a language in a voice of its own, in nats a
+    code: of the base model, and of what training made of it."""
+
+    language: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class TrainingReport:
     """What came out. `history` starts with the base model's own losses; `train_clips` counts the
     different clips that an epoch trained on."""
 
     history: tuple[EpochLosses, ...]
+    probes: tuple[ProbeLosses, ...]
     best_epoch: int
     steps: int
     train_clips: int
@@ -122,4 +139,6 @@ class TrainingReport:
     @classmethod
     def read(cls, path: Path) -> TrainingReport:
         raw = read_json(path)
-        return cls(**{**raw, "history": tuple(EpochLosses(**row) for row in raw["history"])})
+        history = tuple(EpochLosses(**row) for row in raw["history"])
+        probes = tuple(ProbeLosses(**row) for row in raw["probes"])
+        return cls(**{**raw, "history": history, "probes": probes})

@@ -99,6 +99,8 @@ def _follow(
                 f"{event['precision']}, {_counted(event['processes'])}, from step "
                 f"{event['step'] + 1} of {event['steps']}"
             )
+        case "warning":
+            log(f"warning: {event['what']}")
         case "step":
             progress(event["step"], event["steps"], "steps")
             if event["step"] % job.settings.logging.log_every_steps == 0:

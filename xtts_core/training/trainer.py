@@ -27,6 +27,7 @@ from xtts_core.errors import DatasetError, SettingsError, TrainingError
 from xtts_core.model.loading import MODEL_FILE, load_mel_stats, load_model, resolve_device
 from xtts_core.settings import OptimisationSettings, TrainingSettings
 from xtts_core.store import atomic_dir, write_json
+from xtts_core.training.augmentation import PITCH_WARNING, Augmenter
 from xtts_core.training.data import (
     Batch,
     Clip,
@@ -38,7 +39,8 @@ from xtts_core.training.data import (
     tokenise,
     training_spans,
 )
-from xtts_core.training.job import EpochLosses, Tell, TrainingJob, TrainingReport
+from xtts_core.training.forgetting import Probes, speak_probes
+from xtts_core.training.job import EpochLosses, ProbeLosses, Tell, TrainingJob, TrainingReport
 from xtts_core.training.lora import add_lora, merge_lora, save_adapter
 from xtts_core.training.loss import text_and_audio_loss
 from xtts_core.training.mel import LogMel, conditioning_mel
@@ -93,6 +95,8 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
             _bytes(learner.trainable.values()), gpt_bytes, base_bytes, settings.checkpoints
         ),
     )
+    probes = _probes(job, model, data) if leads and settings.forgetting.sentences else None
+    untrained = learner.probe_losses(probes)
     states = States.of(job)
     curve = states.resume(learner)
     accelerator.wait_for_everyone()
@@ -113,6 +117,8 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
             "processes": accelerator.num_processes,
         }
     )
+    if settings.augmentation.share and settings.augmentation.max_pitch_semitones:
+        tell({"event": "warning", "what": PITCH_WARNING})
     board = Board(job, curve.step) if leads else None
     started = monotonic() - curve.seconds
 
@@ -157,8 +163,14 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
         if board and settings.logging.samples and epoch % settings.logging.sample_every_epochs == 0:
             speak_samples(board.writer, model, job, [*data.trained, *data.held_out], curve.step)
 
+    if leads:
+        learner.load_trainable(states.best(curve))
     report = TrainingReport(
         history=curve.history,
+        probes=tuple(
+            ProbeLosses(language, untrained[language], after)
+            for language, after in learner.probe_losses(probes).items()
+        ),
         best_epoch=curve.best_epoch or 0,
         steps=curve.step,
         train_clips=curve.clips,
@@ -171,10 +183,16 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
     )
     if board:
         board.writer.close()
-        learner.load_trainable(states.best(curve))
         _export(job, gpt, adapter, report)
     accelerator.wait_for_everyone()
     return report
+
+
+def _probes(job: TrainingJob, model: Any, data: Data) -> Probes:
+    if not job.probes.is_file():
+        sentences = job.settings.forgetting.sentences
+        speak_probes(model, job.base_dir, data.trained, sentences, job.probes)
+    return Probes(job.probes, job.base_dir)
 
 
 def start_accelerator(settings: TrainingSettings) -> Accelerator:
@@ -216,6 +234,7 @@ class Data:
     held_out: Sequence[Clip]
     tokens: dict[str, Tensor]
     settings: OptimisationSettings
+    augment: Callable[[Clip, int], Clip]
     span: Callable[[Clip, int], Span]
     held_out_span: Callable[[Clip], Span]
 
@@ -234,7 +253,8 @@ class Data:
             yield batches[first : first + accumulated]
 
     def batch(self, clips: Sequence[Clip], epoch: int) -> Batch:
-        """Training clips, each with a span of its voice."""
+        """Training clips, augmented where that is set, each with a span of its voice."""
+        clips = [self.augment(clip, epoch) for clip in clips]
         return make_batch(clips, [self.span(clip, epoch) for clip in clips], self.tokens)
 
     def validation(self, first: int = 0, stride: int = 1) -> Iterator[Batch]:
@@ -266,6 +286,7 @@ def read_data(job: TrainingJob) -> Data:
         held_out,
         tokenise(clips, job.base_dir),
         settings,
+        Augmenter(job.base_dir, job.settings.augmentation, settings.seed),
         training_spans(trained, settings.conditioning, seed=settings.seed),
         held_out_spans(clips),
     )
@@ -389,6 +410,18 @@ class Learner:
             validation_text=text.item(),
             validation_audio=audio.item(),
         )
+
+    @torch.no_grad()
+    def probe_losses(self, probes: Probes | None) -> dict[str, float]:
+        """The mean audio loss of each language, in nats a code, without dropout."""
+        self.gpt.eval()
+        if probes is None:
+            return {}
+        found = {
+            language: [self._losses(batch)[1].item() for batch in probes.batches(language)]
+            for language in probes.languages
+        }
+        return {language: sum(losses) / len(losses) for language, losses in found.items()}
 
     def _weighted(self, text: Tensor, audio: Tensor) -> Tensor:
         optimisation = self.settings.optimisation

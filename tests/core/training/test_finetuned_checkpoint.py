@@ -43,7 +43,7 @@ from xtts_core.training.finetuned_checkpoint import (
     spoken_level_dbfs,
     verdicts,
 )
-from xtts_core.training.job import EpochLosses, TrainingJob, TrainingReport
+from xtts_core.training.job import EpochLosses, ProbeLosses, TrainingJob, TrainingReport
 from xtts_core.training.process import run_training
 
 
@@ -74,6 +74,7 @@ def report(**changed: Any) -> TrainingReport:
                 EpochLosses(0, None, 7.0, 6.0, 6.9),
                 EpochLosses(1, 6.5, 6.0, 5.0, 5.9),
             ),
+            probes=(ProbeLosses("en", 4.0, 4.2), ProbeLosses("es", 4.0, 3.9)),
             best_epoch=1,
             steps=3,
             train_clips=2,
@@ -203,7 +204,9 @@ def test_without_usable_codes_each_video_is_named_with_its_reason(
     found = read_json(blocked)
     found["checks"][0]["passed"] = False
     write_json(blocked, found)
-    with pytest.raises(DatasetError, match=r"cidade-alex.*every_clip_coded.*feira-dora.*lacks a file"):
+    with pytest.raises(
+        DatasetError, match=r"cidade-alex.*every_clip_coded.*feira-dora.*lacks a file"
+    ):
         make_finetuned_checkpoint(own_corpus, quick_settings())
 
 
@@ -332,6 +335,13 @@ OTHER_LICENCE = {LICENCE_FILE: FileEntry(sha256="2", size=1)}
         ({}, True, -20.0, manifest("", **LICENCE), {"licence_present"}),
         ({}, True, -20.0, manifest("CPML"), {"licence_present"}),
         ({}, True, -20.0, manifest("CPML", **OTHER_LICENCE), {"licence_present"}),
+        (
+            {"probes": (ProbeLosses("en", 4.0, 4.1), ProbeLosses("es", 4.0, 4.6))},
+            True,
+            -20.0,
+            manifest("CPML", **LICENCE),
+            {"other_speech_kept"},
+        ),
         ({"train_clips": 1}, True, -20.0, manifest("CPML", **LICENCE), {"no_clip_skipped"}),
         ({"best_epoch": 0}, True, -20.0, manifest("CPML", **LICENCE), {"validation_loss_improved"}),
     ],
@@ -345,12 +355,16 @@ def test_a_checkpoint_is_judged_by_weights_voice_clips_loss_and_licence(
         report(**changed),
         clips,
         weights_finite=finite,
+        max_loss_rise=0.5,
         loudness_dbfs=level,
         base=base,
         written=written,
     )
     assert {verdict.check for verdict in found if not verdict.passed} == failed
-    assert {v.check for v in found if v.severity == "warn"} == {"validation_loss_improved"}
+    assert {v.check for v in found if v.severity == "warn"} == {
+        "validation_loss_improved",
+        "other_speech_kept",
+    }
 
 
 def test_a_job_survives_its_file(job: TrainingJob, tmp_path: Path) -> None:

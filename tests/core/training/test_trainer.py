@@ -206,6 +206,21 @@ def test_the_voice_of_another_clip_leaves_no_code_out(job: TrainingJob) -> None:
         assert (unscored == {(0, 0)}) is scored
 
 
+def test_augmentation_changes_what_is_trained_on_and_not_what_it_is_judged_by(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    plain = with_settings(job, optimisation={"epochs": 1})
+    changed = with_settings(
+        replace(plain, run_dir=tmp_path / "changed"),
+        augmentation={"share": 1.0, "max_stretch": 0.1, "max_pitch_semitones": 1.0},
+    )
+    (before, _), (after, events) = run(plain), run(changed)
+    assert after.history[0] == before.history[0]
+    assert after.history[1].train != before.history[1].train
+    assert [e["event"] for e in events[:2]] == ["start", "warning"]
+    assert "another speaker's" in events[1]["what"]
+
+
 def test_a_disk_without_room_for_the_run_is_refused_with_what_it_needs(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
