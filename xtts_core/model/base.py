@@ -8,13 +8,12 @@ voices, `LICENSE.txt` where it has one, and `manifest.json`, written last.
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xtts_core.errors import ModelError, SettingsError
-from xtts_core.model import hub
+from xtts_core.model import coqui_checkpoint, hub
 from xtts_core.model.checkpoint import (
     MANIFEST_FILE,
     Manifest,
@@ -40,7 +39,7 @@ from xtts_core.stage import (
     run_stage,
     silent,
 )
-from xtts_core.store import WHOLE, CorpusStore
+from xtts_core.store import WHOLE, CorpusStore, project_root
 
 BASE_MODEL = Stage(
     name="base_model",
@@ -146,13 +145,38 @@ def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) 
         ),
     }
     name = settings.base_model.name
+    if settings.base_model.checkpoint is not None:
+        return _from_checkpoint(name, project_root() / settings.base_model.checkpoint, recipes)
     if name not in recipes:
         raise SettingsError(
             f"There is no base model {name!r}",
             where="base_model.name",
-            remedy=f"Use one of {', '.join(recipes)}",
+            remedy=f"Use one of {', '.join(recipes)}, or name a file in base_model.checkpoint",
         )
     return recipes[name]
+
+
+def _from_checkpoint(name: str, checkpoint: Path, taken: Collection[str]) -> _Recipe:
+    """A checkpoint of coqui-tts descends from XTTS-v2, whose licence binds it."""
+    if name in taken:
+        raise SettingsError(
+            f"{name!r} is the name of another base model",
+            where="base_model.name",
+            remedy="Give the model of base_model.checkpoint a name of its own",
+        )
+    public = hub.XTTS_V2
+
+    def convert(directory: Path) -> None:
+        hub.require_licence(public)
+        coqui_checkpoint.build(checkpoint, directory)
+
+    return _Recipe(
+        coqui_checkpoint.origin(name, checkpoint),
+        licence=public.licence,
+        accepted=public.accepted,
+        acceptance=f"{public.acceptance} is {'' if public.accepted else 'not '}1",
+        build=convert,
+    )
 
 
 def _build_tiny(directory: Path) -> None:
@@ -174,7 +198,10 @@ def _is_there(directory: Path, recipe: _Recipe) -> bool:
 def _install(directory: Path, recipe: _Recipe) -> None:
     """Fill `directory`, which has no manifest until all its files are there."""
     directory.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".", dir=directory.parent))
+    # The lock of the stage leaves it to one writer; a killed one's is taken over.
+    aside = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
     try:
         recipe.build(aside)
         manifest = Manifest(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -199,7 +198,7 @@ def write_checkpoint(
         settings, lineage, metrics: JSON values, for the manifest and the report.
         created_at: the time in the version; it is written in UTC.
 
-    The folder is made aside and renamed when complete.
+    The folder is made aside and renamed when complete. One writer at a time.
     """
     from safetensors.torch import save_file
 
@@ -207,8 +206,9 @@ def write_checkpoint(
     from xtts_core.text import NORMALISER_VERSION
 
     base = read_manifest(base_dir)
-    checkpoints_dir.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".", dir=checkpoints_dir))
+    aside = checkpoints_dir / ".partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
         for name in (CONFIG_FILE, ARCHITECTURE_FILE, VOCABULARY_FILE):
             shutil.copyfile(base_dir / name, aside / name)
@@ -237,7 +237,6 @@ def write_checkpoint(
             files=describe_files(aside),
         )
         target = checkpoints_dir / _version(manifest, write_manifest(aside, manifest))
-        aside.chmod(0o755)
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -257,7 +257,7 @@ def _convert(model: HubModel, originals: Path, directory: Path) -> None:
         shutil.copyfile(originals / name, directory / name)
     write_architecture(directory, model.architecture)
 
-    checkpoint = _read_pickle(originals / "model.pth")
+    checkpoint = read_pickle(originals / "model.pth")
     xtts = loading.build_model(directory)
     loading.load_weights(
         xtts, loading.without_duplicates(checkpoint["model"]), where=originals / "model.pth"
@@ -265,29 +265,33 @@ def _convert(model: HubModel, originals: Path, directory: Path) -> None:
     loading.save_model(xtts, directory)
 
     dvae = loading.build_dvae(directory)
-    loading.load_weights(dvae, _read_pickle(originals / "dvae.pth"), where=originals / "dvae.pth")
-    save_file(_contiguous(dvae.state_dict()), directory / loading.DVAE_FILE)
+    loading.load_weights(dvae, read_pickle(originals / "dvae.pth"), where=originals / "dvae.pth")
+    save_file(contiguous(dvae.state_dict()), directory / loading.DVAE_FILE)
 
-    mel_stats = _read_pickle(originals / "mel_stats.pth")
-    save_file(_contiguous({"mel_stats": mel_stats}), directory / loading.MEL_STATS_FILE)
+    mel_stats = read_pickle(originals / "mel_stats.pth")
+    save_file(contiguous({"mel_stats": mel_stats}), directory / loading.MEL_STATS_FILE)
 
     speakers = {
         f"{speaker}/{part}": tensor
-        for speaker, parts in _read_pickle(originals / "speakers_xtts.pth").items()
+        for speaker, parts in read_pickle(originals / "speakers_xtts.pth").items()
         for part, tensor in parts.items()
     }
-    save_file(_contiguous(speakers), directory / SPEAKERS_FILE)
+    save_file(contiguous(speakers), directory / SPEAKERS_FILE)
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, each in memory of its own."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def _read_pickle(path: Path) -> Any:
-    """A verified pickle of tensors.
+def read_pickle(path: Path) -> Any:
+    """A pickle of tensors, of which nothing is run.
 
     The public `model.pth` also holds its configuration as coqui's classes, under the module they
     were in at the time.
+
+    Raises:
+        ModelError: it holds something else.
     """
     import pickle
 
