@@ -1,7 +1,7 @@
 """A training step beside coqui-tts's: clips per second, and the memory of an adapter.
 
-The GPT and the DVAE are of the public sizes with random weights (`--small`: a small one, to try this file),
-fp32, batches of four clips of 7 to 11.6 s cut from a recording. The peer is coqui-tts's
+The GPT and the DVAE have the public sizes and random weights (`--small`: those of `tiny`, to try
+this file); fp32, batches of four clips of 7 to 11.6 s cut from a recording. The peer is coqui-tts's
 `GPTTrainer`: its dataset, loader and batches, its codes on every step, its training step, AdamW.
 Steps of both sides take turns in one process, after one step each to warm up; memory is that of a
 process of its own. Limits: a full fine-tune 1.1 times the peer's clips per second; LoRA 1.5 times,
@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -32,6 +31,7 @@ import av
 import numpy as np
 import soundfile
 import torch
+from gpt_trainer import gpt_trainer
 from safetensors.torch import save_file
 
 from xtts_core.model import tiny
@@ -42,7 +42,6 @@ from xtts_core.model.loading import (
     build_dvae,
     build_model,
     kept_threads,
-    load_dvae,
     load_mel_stats,
     load_model,
     save_model,
@@ -166,32 +165,14 @@ def our_steps(base_dir: Path, clips: list[Clip], lora: bool) -> Callable[[], flo
 
 
 class Peer:
-    """coqui-tts's GPTTrainer with its own methods, around a model of any size."""
+    """coqui-tts's training step on its own batches, and where its time goes."""
 
     def __init__(self, base_dir: Path, clips: list[Clip], folder: Path) -> None:
         with kept_threads():
-            from TTS.tts.configs.xtts_config import XttsAudioConfig
             from TTS.tts.layers.xtts.trainer.dataset import XTTSDataset
-            from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainer
-        model = load_model(base_dir)
-        arguments = GPTArgs(
-            **model.config.model_args.to_dict(),
-            max_conditioning_length=132_300,
-            min_conditioning_length=66_150,
-            max_wav_length=255_995,
-            max_text_length=200,
-        )
-        model.config.model_args = arguments
-        model.config.audio = XttsAudioConfig(dvae_sample_rate=SAMPLE_RATE_HZ)
-        trainer: Any = GPTTrainer.__new__(GPTTrainer)
-        torch.nn.Module.__init__(trainer)
-        trainer.config, trainer.args, trainer.xtts = model.config, arguments, model
-        trainer.dvae = load_dvae(base_dir)
-        stats = folder / "mel_stats.pth"
-        torch.save(load_mel_stats(base_dir), stats)
-        trainer.torch_mel_spectrogram_style_encoder = _mel(2_048, 1_024, str(stats))
-        trainer.torch_mel_spectrogram_dvae = _mel(1_024, 1_024, str(stats))
-        trainer.xtts.gpt.train()
+        self._trainer = gpt_trainer(base_dir, folder)
+        model = self._trainer.xtts
+        model.gpt.train()
         samples = [
             {"text": c.text, "audio_file": str(folder / f"{c.clip_id}.wav"), "language": "pt"}
             for c in clips
@@ -201,7 +182,6 @@ class Peer:
             dataset, batch_size=BATCH, shuffle=False, collate_fn=dataset.collate_fn
         )
         self._batches = (batch for _ in iter(int, 1) for batch in loader)
-        self._trainer = trainer
         decayed = [p for p in model.gpt.parameters() if p.ndim > 1]
         rest = [p for p in model.gpt.parameters() if p.ndim <= 1]
         self._optimiser = torch.optim.AdamW(
@@ -227,22 +207,6 @@ class Peer:
         self.codes_s.append(coded - loaded)
         self.padding.append(1 - float(lengths.sum() / (lengths.max() * len(lengths))))
         return time.perf_counter() - begun
-
-
-def _mel(n_fft: int, window: int, stats: str) -> Any:
-    from TTS.tts.layers.tortoise.arch_utils import TorchMelSpectrogram
-
-    return TorchMelSpectrogram(
-        filter_length=n_fft,
-        hop_length=256,
-        win_length=window,
-        normalize=False,
-        sampling_rate=SAMPLE_RATE_HZ,
-        mel_fmin=0,
-        mel_fmax=8_000,
-        n_mel_channels=80,
-        mel_norm_file=stats,
-    )
 
 
 def compare(kind: str, base_dir: Path, recording: Path) -> dict[str, float]:

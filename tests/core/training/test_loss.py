@@ -32,15 +32,14 @@ def batch_of(corpus: CorpusStore, clips: list[Clip], spans: list[Span]) -> Batch
 
 
 @torch.no_grad()
-def coqui_losses(gpt: Any, mel: LogMel, batch: Batch, spans: list[Span] | None) -> Any:
-    """coqui-tts's own forward, as GPTTrainer calls it."""
+def coqui_losses(gpt: Any, mel: LogMel, batch: Batch) -> Any:
+    """coqui-tts's own forward."""
     return gpt(
         batch.text,
         batch.text_lengths,
         batch.codes,
         batch.wav_lengths,
         cond_mels=mel(batch.conditioning)[:, None],
-        cond_idxs=spans and torch.tensor([[span.start, span.end] for span in spans]),
     )
 
 
@@ -48,7 +47,7 @@ def test_our_targets_are_the_ones_that_coqui_tts_scores(
     corpus: CorpusStore, gpt: Any, mel: LogMel, clips: list[Clip]
 ) -> None:
     batch = batch_of(corpus, clips, [Span(clips[-1], 0, 60_000)] * 2 + [Span(clips[0], 0, 60_000)])
-    _, theirs, logits = coqui_losses(gpt, mel, batch, None)
+    _, theirs, logits = coqui_losses(gpt, mel, batch)
     targets = audio_targets(batch, stop=gpt.stop_audio_token, length=logits.shape[-1])
     ours = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-1)
     torch.testing.assert_close(ours, theirs)
@@ -60,7 +59,7 @@ def test_without_a_span_to_leave_out_both_losses_are_coqui_tts_s(
     batch = batch_of(corpus, clips[:2], [Span(clips[2], 0, 60_000)] * 2)
     with torch.no_grad():
         text, audio = text_and_audio_loss(gpt, mel, batch)
-    their_text, their_audio, _ = coqui_losses(gpt, mel, batch, None)
+    their_text, their_audio, _ = coqui_losses(gpt, mel, batch)
     assert (text, audio) == (their_text, their_audio)
 
 
@@ -71,7 +70,7 @@ def test_every_clip_of_a_batch_leaves_out_the_codes_it_hears(
     batch = batch_of(corpus, clips, spans)
     with torch.no_grad():
         _, audio = text_and_audio_loss(gpt, mel, batch)
-    _, _, logits = coqui_losses(gpt, mel, batch, None)
+    _, _, logits = coqui_losses(gpt, mel, batch)
     log_p = logits.log_softmax(dim=1)
     scored = []
     for i, one in enumerate(clips):
@@ -82,23 +81,3 @@ def test_every_clip_of_a_batch_leaves_out_the_codes_it_hears(
             if not 10_000 // 1024 <= position < 40
         ]
     torch.testing.assert_close(audio, torch.stack(scored).mean())
-
-
-def test_coqui_tts_masks_the_last_clip_alone_and_in_the_wrong_unit(
-    corpus: CorpusStore, gpt: Any, mel: LogMel, clips: list[Clip]
-) -> None:
-    """Why `text_and_audio_loss` does not hand its spans to coqui-tts's forward."""
-    spans = [Span(one, 5_120, 12_800) for one in clips]
-    batch = batch_of(corpus, clips, spans)
-    _, theirs, logits = coqui_losses(gpt, mel, batch, spans)
-    targets = audio_targets(
-        Batch(**{**vars(batch), "unscored": ((0, 0),) * 3}),
-        stop=gpt.stop_audio_token,
-        length=logits.shape[-1],
-    )
-    targets[-1, 5_120 // 256 : 12_800 // 256] = -1
-    upstream = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-1)
-    torch.testing.assert_close(theirs, upstream)
-    with torch.no_grad():
-        _, ours = text_and_audio_loss(gpt, mel, batch)
-    assert abs(ours - theirs) > 1e-4
