@@ -109,6 +109,9 @@ def test_the_dataset_is_exported_and_what_is_not_in_it_is_named(
     lines = (corpus.root / "ljspeech" / "metadata.csv").read_text().splitlines()
     assert f"{len(lines)} clips" in done.stdout
     assert sorted(rows["clip_id"].to_pylist()) == sorted(line.split("|")[0] for line in lines)
+    linked = corpus.xtts("dataset", "export", str(tmp_path / "x"), "--to", "hf", "--link")
+    assert linked.returncode == 2
+    assert "only --to ljspeech" in linked.stderr + linked.stdout
     again = corpus.xtts("dataset", "export", str(tmp_path / "hf"), "--to", "ljspeech")
     assert again.returncode == 2
     assert "not an empty folder" in again.stderr + again.stdout

@@ -92,8 +92,8 @@ def report(
             store, page, samples=samples, seed=seed, listed=listed, progress=progress
         )
     console.print(
-        f"{summary.accepted:,} of {summary.clips:,} clips are accepted, "
-        f"{summary.bytes / 1e6:.1f} MB: {page}",
+        f"{summary.accepted:,} of {summary.clips:,} clips are accepted, {summary.in_dataset:,} "
+        f"are in the dataset, {summary.bytes / 1e6:.1f} MB: {page}",
         highlight=False,
         soft_wrap=True,
         markup=False,
@@ -121,6 +121,8 @@ def export(
     ] = False,
 ) -> None:
     """The dataset for training elsewhere: the clips of ljspeech_dataset, in a folder of its own."""
+    if link and to is Format.HF:
+        raise typer.BadParameter("only --to ljspeech has files to link", param_hint="--link")
     environment = Environment.load()
     store = CorpusStore(environment.corpus_root)
     listed = listed_ids(environment.videos_csv)
@@ -131,6 +133,8 @@ def export(
             done = export_ljspeech(store, destination, listed, progress, link=link)
     for name, why in {**done.refused, **done.left_out, **done.rejected}.items():
         console.print(Text(f"left out: {name}: {why}"), soft_wrap=True)
+    if to is Format.LJSPEECH and done.speakers > 1:
+        console.print(f"{done.speakers} speakers: clips.csv says whose each clip is")
     console.print(
         f"{done.train + done.val:,} clips, {done.val:,} of them held out: {destination}",
         highlight=False,

@@ -9,6 +9,7 @@ the normalised ones) are their manual subtitles, with exact times.
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from xtts_core.errors import SourceError
 from xtts_core.settings import SAMPLE_RATE_HZ
 from xtts_core.stage import Progress, silent
 from xtts_core.store import atomic_file, write_text
+from xtts_core.transcription.subtitles import VERBATIM
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +97,7 @@ def compose_recordings(
                 done += 1
                 progress(done, len(clips), "clips")
         subtitles = path.with_suffix(f".{language}.vtt")
-        write_text(subtitles, "\n\n".join(["WEBVTT", *cues]) + "\n")
+        write_text(subtitles, "\n\n".join([VERBATIM, *cues]) + "\n")
         recordings.append(path)
     if not recordings:
         raise SourceError(
@@ -138,8 +140,8 @@ def _listed(folder: Path, left_out: list[LeftOut]) -> Iterator[_Clip]:
             reason = "its id is no file name"
         elif stem in seen:
             reason = "its id has a line already"
-        elif not text or "-->" in text:
-            reason = "it has no text" if not text else "its text holds an arrow"
+        elif not text:
+            reason = "it has no text"
         elif path is None:
             reason = f"there is no wavs/{stem}.wav or .flac"
         if reason or path is None:
@@ -187,7 +189,8 @@ def _joined(clips: Iterable[_Read], path: Path) -> Iterator[str]:
         for clip in clips:
             start_s = file.tell() / SAMPLE_RATE_HZ
             file.write(clip.samples)
-            yield f"{_clock(start_s)} --> {_clock(file.tell() / SAMPLE_RATE_HZ)}\n{clip.text}"
+            times = f"{_clock(start_s)} --> {_clock(file.tell() / SAMPLE_RATE_HZ)}"
+            yield f"{times}\n{html.escape(clip.text, quote=False)}"
             file.write(_room_tone(clip.samples))
 
 

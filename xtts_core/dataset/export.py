@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from xtts_core.dataset.fan_in import Dataset, gather
@@ -63,11 +64,12 @@ _AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: the clips of each side; and why clips (`rejected` because of their files,
-    `left_out` across the split) and videos (`refused`) are not in it."""
+    """What was written: the clips of each side, and of how many speakers; and why clips (`rejected`
+    because of their files, `left_out` across the split) and videos (`refused`) are not in it."""
 
     train: int
     val: int
+    speakers: int
     rejected: dict[str, str]
     left_out: dict[str, str]
     refused: dict[str, str]
@@ -81,7 +83,8 @@ def export_ljspeech(
     *,
     link: bool = False,
 ) -> Export:
-    """Write the LJSpeech layout into a new folder.
+    """Write the LJSpeech layout into a new folder, and `clips.csv` (UTF-8, with a header) with what
+    it has no place for: the speaker, video, language, licence and SHA-256 of each clip.
 
     Args:
         listed: the ids in videos.csv (None: every video that was prepared).
@@ -93,6 +96,8 @@ def export_ljspeech(
     def write(folder: Path, clips: pa.Table) -> None:
         link_wavs(store, clips, folder / "wavs", progress, copies=not link)
         write_listings(clips, folder)
+        columns = ["clip_id", "speaker", "video_id", "language", "licence", "sha256"]
+        pacsv.write_csv(clips.select(columns), folder / "clips.csv")
 
     return _export(store, destination, listed, progress, write)
 
@@ -156,13 +161,18 @@ def _export(
             write(aside, clips)
     except OSError as error:
         raise DatasetError(
-            f"The export cannot be written ({error})",
+            f"The export cannot be written ({error.strerror or error})",
             where=str(destination),
             remedy="Name a folder that you may write to, on a disk with room for it",
         ) from error
     sides = clips["split"].to_pylist()
     return Export(
-        sides.count("train"), sides.count("val"), rejected, dataset.left_out, dataset.refused
+        train=sides.count("train"),
+        val=sides.count("val"),
+        speakers=len(set(clips["speaker"].to_pylist())),
+        rejected=rejected,
+        left_out=dataset.left_out,
+        refused=dataset.refused,
     )
 
 

@@ -108,10 +108,12 @@ _SURVEYED = list(dict.fromkeys([*_COUNTED, *(measure.column for measure in _DRAW
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What the page is about: all clips, those accepted, and its size in bytes."""
+    """What the page is about: all clips, those accepted, those in the dataset, and its size in
+    bytes."""
 
     clips: int
     accepted: int
+    in_dataset: int
     bytes: int
 
 
@@ -177,7 +179,8 @@ def write_report(
         measures=MEASURES,
     )
     write_text(path, page)
-    return ReportSummary(survey.total.clips, survey.total.accepted, path.stat().st_size)
+    total = survey.total
+    return ReportSummary(total.clips, total.accepted, total.train + total.val, path.stat().st_size)
 
 
 # --- every clip -------------------------------------------------------------------------------
@@ -198,6 +201,7 @@ class Tally:
     alone: int = 0
     train: int = 0
     val: int = 0
+    dataset_s: float = 0.0
     left_out: int = 0
     raw_s: float | None = None
 
@@ -209,6 +213,7 @@ class Tally:
         self.alone += len(clip["reasons"]) == 1
         self.train += side == "train"
         self.val += side == "val"
+        self.dataset_s += clip["duration_s"] if side in ("train", "val") else 0.0
         self.left_out += side not in (None, "train", "val")
 
 

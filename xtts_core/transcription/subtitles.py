@@ -28,6 +28,9 @@ MAX_UNCOVERED_S = 1.5
 """The longest stretch of a clip that no cue covers. A longer one may be speech that nobody
 wrote down; pauses inside the samples' sentences reach 1.4 s."""
 
+VERBATIM = "WEBVTT verbatim"
+"""The header of subtitles in which brackets and names before colons are said like the rest."""
+
 TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})(?:[.,](\d{1,3}))?"
 TIMING = re.compile(rf"^\s*{TIME}\s*--?>\s*{TIME}(\s.*)?$")
 _BREAK = re.compile(r"(?i)<br\s*/?>|\\[nh]|\{\\[^}]*\}")
@@ -90,12 +93,18 @@ class _Block:
 
 def read_cues(path: Path) -> list[Cue]:
     """The cues of a WebVTT or SRT file in time order, without tags, speaker labels, sounds
-    (`[Música]`) and ♪; a cue with nothing left is dropped, and so is one of `broken_cues`.
+    (`[Música]`) and ♪; a cue with nothing left is dropped, and so is one of `broken_cues`. A file
+    that begins with `VERBATIM` has nothing taken out.
 
     Raises:
         TranscriptionError: the file is no text, or has no cue that can be read, or no word.
     """
     blocks = _blocks(path)[0]
+    if read_text(path).startswith(VERBATIM):
+        return [
+            Cue(block.start_s, block.end_s, html.unescape(" ".join(" ".join(block.lines).split())))
+            for block in blocks
+        ]
     shown = [_audible("\n".join(block.lines)) for block in blocks]
     # Once, `Atenção: ...` is speech as likely as a label.
     begun = Counter(name for text in shown for name in set(_NAMED.findall(text)))

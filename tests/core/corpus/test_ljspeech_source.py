@@ -137,6 +137,24 @@ def test_a_folder_without_a_usable_line_is_refused_and_writes_nothing(
     assert not list((tmp_path).glob("imports/*"))
 
 
+def test_every_text_is_said_as_it_is_written_whatever_stands_in_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    texts = [
+        "se a < b então c > d, disse ele",
+        "[risos] Maria: sim & não",
+        "Maria: <b>não</b>",
+        "- Sim &lt; (em voz baixa) ♪",
+        "da sala 1 -> 2 --> 3",
+    ]
+    lines = [f"c{number}|{text}" for number, text in enumerate(texts)]
+    (folder / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
+    done = compose_recordings(folder, tmp_path, "pt")
+    assert done.left_out == ()
+    cues = read_cues(done.recordings[0].with_suffix(".pt.vtt"))
+    assert [cue.text for cue in cues] == texts
+
+
 def test_folders_of_one_name_do_not_overwrite_each_other(folder: Path, tmp_path: Path) -> None:
     twin = tmp_path / "elsewhere" / folder.name
     shutil.copytree(folder, twin)

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -131,6 +132,11 @@ def test_coqui_reads_the_ljspeech_layout(corpus: Any, tmp_path: Path, link: bool
         # coqui's formatter leaves the line's end in the text; its tokenizer strips it.
         assert row["text"].rstrip("\n") == clip["text"]
         assert Path(row["audio_file"]).samefile(corpus.store.root / clip["path"]) is link
+    told = pd.read_csv(tmp_path / "lj" / "clips.csv", keep_default_na=False).to_dict("records")
+    assert done.speakers == len({row["speaker"] for row in told})
+    for row in told:
+        assert row == {name: clips[row["clip_id"]][name] for name in row}
+        assert {"speaker", "licence", "sha256"} < row.keys()
 
 
 def test_a_clip_whose_audio_is_not_what_was_measured_is_named_and_the_rest_goes_on(

@@ -119,7 +119,7 @@ def test_every_clip_counts_whatever_its_verdict(store: CorpusStore, report: Repo
     summary, page = report()
     assert (summary.clips, summary.accepted) == (3, 1)
     text = plain(page)
-    assert "1 of 3 clips are accepted, from 2 videos." in text
+    assert "1 of 3 clips are accepted, from 2 videos; 0 are in the dataset." in text
     assert "Yield 16.7%" in text
     assert re.search(r"low_snr 2 66\.7% 1 1\.0 s a signal-to-noise ratio below", text)
     assert re.search(r"too_short 1 33\.3% 0 0\.5 s shorter than", text)
