@@ -8,7 +8,7 @@ Every asset keeps two small files beside its output: `records/<asset>/<key>.json
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -289,7 +289,7 @@ def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
     if verdicts["data_version"] != record["data_version"]:
         return None
     outputs = record["outputs"]
-    if next(_changed(store, outputs), None) is not None:
+    if not all(_intact(f"{store.root}/{name}", entry) for name, entry in outputs.items()):
         return None
     return StageResult(
         root=store.root,
@@ -312,16 +312,12 @@ def _missing(store: CorpusStore, asset: str, key: str) -> str:
     path = store.record(asset, key)
     if not path.is_file():
         return "has not been made"
-    changed = next(_changed(store, read_json(path)["outputs"]), None)
+    outputs = read_json(path)["outputs"]
+    changed = next((n for n in outputs if not _intact(f"{store.root}/{n}", outputs[n])), None)
     if changed is None:
         return "was interrupted while it was recorded"
     there = (store.root / changed).is_file()
     return f"{'has a changed file' if there else 'lacks a file'}: {changed}"
-
-
-def _changed(store: CorpusStore, outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The recorded files that are missing or not as recorded."""
-    return (name for name, entry in outputs.items() if not _intact(f"{store.root}/{name}", entry))
 
 
 def _commit(
