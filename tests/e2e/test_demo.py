@@ -52,7 +52,7 @@ def killed_and_resumed(
     output = tmp_path_factory.mktemp("killed") / "out"
     corpus = output / "corpus"
     process = programs.start("xtts", "demo", "--output", output, stdout=subprocess.DEVNULL)
-    programs.wait_for(output, lambda: any(corpus.glob("training/*/states/epoch-*")), within_s=240)
+    programs.wait_for(output, lambda: any(corpus.glob("training/*/states/step-*")), within_s=240)
     assert process.poll() is None
     programs.kill(process)
     result = programs.demo(output)
