@@ -193,7 +193,7 @@ def test_training_without_enough_clips_is_refused_by_name(first_run: Any, corpus
     shutil.rmtree(corpus.root / "splits")
     result = corpus.xtts("train")
     assert result.returncode == 1
-    assert "web is left out: train_val_splits of web lacks a file: splits/web.parquet" in result.stdout
+    assert "web is left out: train_val_splits of web lacks a file: splits/web" in result.stdout
     assert "No video has usable audio codes" in result.stdout
 
 
