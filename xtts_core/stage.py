@@ -286,7 +286,8 @@ def read_result(store: CorpusStore, asset: str, key: str) -> StageResult | None:
         return None
     record = read_json(path)
     verdicts = read_json(verdicts_path)
-    if verdicts["data_version"] != record["data_version"]:
+    # Before results told what they stand on, records had no `built_on`.
+    if verdicts["data_version"] != record["data_version"] or "built_on" not in record:
         return None
     outputs = record["outputs"]
     if not all(_intact(f"{store.root}/{name}", entry) for name, entry in outputs.items()):
@@ -315,7 +316,7 @@ def _missing(store: CorpusStore, asset: str, key: str) -> str:
     outputs = read_json(path)["outputs"]
     changed = next((n for n in outputs if not _intact(f"{store.root}/{n}", outputs[n])), None)
     if changed is None:
-        return "was interrupted while it was recorded"
+        return "has no whole record: it was interrupted, or an earlier version made it"
     there = (store.root / changed).is_file()
     return f"{'has a changed file' if there else 'lacks a file'}: {changed}"
 

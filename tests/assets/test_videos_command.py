@@ -182,3 +182,27 @@ def test_an_ljspeech_folder_is_imported_once(catalogue: Any, corpus: CorpusStore
     assert "0 added, 1 known already" in xtts("import", str(folder)).stdout
     with pytest.raises(XttsError, match="xtts videos import"):
         xtts("add", str(folder))
+
+
+def test_a_folder_that_shrank_leaves_no_recording_behind(
+    catalogue: Any, corpus: CorpusStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xtts_core.corpus.ljspeech_source.PART_S", 1.0)
+    folder = corpus.root.parent / "voz"
+    (folder / "wavs").mkdir(parents=True)
+    texts = ["Bom dia.", "Boa noite.", "Até logo."]
+    for number in range(3):
+        sound = np.full(33_075, 100 * number, np.int16)
+        soundfile.write(folder / "wavs" / f"{number}.wav", sound, 22_050)
+    listing = folder / "metadata.csv"
+    listing.write_text("".join(f"{n}|{text}\n" for n, text in enumerate(texts)))
+    assert "3 clips in 3 recordings; 3 added" in xtts("import", str(folder)).stdout
+    listing.write_text(f"0|{texts[0]}\n1|{texts[1]}\n")
+    again = xtts("import", str(folder)).stdout
+    assert "2 clips in 2 recordings; 0 added, 2 known already" in again
+    assert "removed, the folder has no clips for it any more" in again
+    rows = read_catalogue(corpus.root / "videos.csv").rows
+    assert len(rows) == 2
+    kept = {path for path in (corpus.root / "imports").iterdir() if path.name[0] != "."}
+    sources = {Path(row.source) for row in rows}
+    assert kept == sources | {source.with_suffix(".pt.vtt") for source in sources}

@@ -20,7 +20,7 @@ from xtts_core.stage import (
     run_stage,
     usable,
 )
-from xtts_core.store import CorpusStore, write_text
+from xtts_core.store import CorpusStore, read_json, write_json, write_text
 
 STAGE = Stage(
     "words",
@@ -142,7 +142,7 @@ def test_a_failed_warning_stops_nothing(words: Words) -> None:
 def test_a_missing_verdict_refuses_the_output(words: Words) -> None:
     words("a", "um dois três")
     words.store.verdicts("words", "a").unlink()
-    with pytest.raises(UpstreamError, match="was interrupted while it was recorded"):
+    with pytest.raises(UpstreamError, match="has no whole record"):
         require(words.store, "words", "a")
 
 
@@ -151,8 +151,19 @@ def test_a_verdict_on_another_data_version_refuses_the_output(words: Words) -> N
     old = words.store.verdicts("words", "a").read_text()
     words("a", "um dois três quatro")
     words.store.verdicts("words", "a").write_text(old)
-    with pytest.raises(UpstreamError, match="was interrupted while it was recorded"):
+    with pytest.raises(UpstreamError, match="has no whole record"):
         require(words.store, "words", "a")
+
+
+def test_a_record_of_an_earlier_version_is_made_again(words: Words) -> None:
+    words("a", "um dois três")
+    path = words.store.record("words", "a")
+    record = read_json(path)
+    del record["built_on"]
+    write_json(path, record)
+    with pytest.raises(UpstreamError, match="has no whole record"):
+        require(words.store, "words", "a")
+    assert not words("a", "um dois três").skipped
 
 
 def test_a_fan_in_takes_the_good_keys_and_says_why_not_the_others(words: Words) -> None:

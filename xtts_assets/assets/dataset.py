@@ -10,7 +10,7 @@ from xtts_assets.partitions import videos_partitions
 from xtts_assets.platform import Platform, check_specs, column_schema
 from xtts_core.dataset.ljspeech import LJSPEECH_DATASET, make_ljspeech_dataset, read_left_out
 from xtts_core.dataset.metadata import METADATA, METADATA_SCHEMA, make_metadata
-from xtts_core.dataset.report import report_path, write_report
+from xtts_core.dataset.report import is_current, report_path, write_report
 from xtts_core.dataset.split import SPLIT_SCHEMA, TRAIN_VAL_SPLITS, make_train_val_splits
 from xtts_core.stage import StageResult
 
@@ -70,7 +70,8 @@ def ljspeech_dataset(context: dg.AssetExecutionContext, platform: Platform) -> d
 
     def report(result: StageResult) -> dict[str, dg.MetadataValue[Any]]:
         path = report_path(platform.store)
-        if not (result.skipped and path.is_file()):
+        # A video of which nothing is accepted changes the page and not the dataset.
+        if not (result.skipped and is_current(platform.store, path)):
             left_out = read_left_out(platform.store)
             write_report(platform.store, path, listed=listed, left_out=left_out)
         return {"report": dg.MetadataValue.path(path)}

@@ -122,6 +122,14 @@ def import_ljspeech(
     given = {"language": language, "speaker": speaker, "licence": licence, "subtitles": language}
     cells = [{**given, "source": str(recording)} for recording in composed.recordings]
     added = append_rows(environment.videos_csv, cells)
+    surplus = {path.name for path in composed.surplus}
+    for row in read_catalogue(environment.videos_csv).rows:
+        if Path(row.source).name in surplus:
+            remove_row(environment.videos_csv, row.video_id)
+            _tell(f"{row.video_id}: removed, the folder has no clips for it any more", "yellow")
+    for path in composed.surplus:
+        path.with_suffix(f".{language}.vtt").unlink(missing_ok=True)
+        path.unlink()
     for left in (*composed.left_out, *added.left_out):
         _tell(f"left out: {left.source}: {left.reason}", "yellow")
     for row in added.rows:

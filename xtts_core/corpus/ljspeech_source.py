@@ -39,12 +39,13 @@ _PCM_PEAK = 32_767
 
 @dataclass(frozen=True)
 class Composed:
-    """The recordings that were written, how many clips they hold, and the lines that were left
-    out."""
+    """The recordings that were written, how many clips they hold, the lines that were left out, and
+    the `surplus` recordings of an earlier time, when the folder had more."""
 
     recordings: tuple[Path, ...]
     clips: int
     left_out: tuple[LeftOut, ...]
+    surplus: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def compose_recordings(
             where=str(folder / "metadata.csv"),
             remedy="Correct it",
         )
-    return Composed(tuple(recordings), done, tuple(left_out))
+    earlier = sorted(destination.glob(f"{name}-[0-9][0-9][0-9].wav"))
+    surplus = tuple(path for path in earlier if path not in recordings)
+    return Composed(tuple(recordings), done, tuple(left_out), surplus)
 
 
 def _name(folder: Path) -> str:

@@ -20,6 +20,7 @@ from xtts_core.transcription.subtitles import (
     TAG,
     TIMING,
     TOLERANCE_S,
+    VERBATIM,
     WORD_TIME,
     seconds_of,
     written_cues,
@@ -46,7 +47,8 @@ def subtitles_in_span(vtt: str, start_s: float, end_s: float = math.inf) -> str:
         kept = _rolling(cues, start_s, end_s)
     else:
         kept = _whole(cues, start_s, end_s)
-    return "WEBVTT\n\n" + "".join(_written(cue, start_s, end_s) for cue in kept)
+    header = VERBATIM if vtt.startswith(VERBATIM) else "WEBVTT"
+    return f"{header}\n\n" + "".join(_written(cue, start_s, end_s) for cue in kept)
 
 
 def _whole(cues: list[_Cue], start_s: float, end_s: float) -> list[_Cue]:

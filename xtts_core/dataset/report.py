@@ -122,6 +122,17 @@ def report_path(store: CorpusStore) -> Path:
     return store.root / "reports" / "dataset.html"
 
 
+def is_current(store: CorpusStore, path: Path) -> bool:
+    """Whether no metadata were written since the report."""
+    if not path.is_file():
+        return False
+    written = path.stat().st_mtime_ns
+    return all(
+        file.stat().st_mtime_ns <= written
+        for file in store.metadata("any").parent.glob("[!.]*.parquet")
+    )
+
+
 def write_report(
     store: CorpusStore,
     path: Path,

@@ -98,3 +98,8 @@ def test_the_number_of_an_srt_cue_does_not_become_a_word(tmp_path: Path) -> None
     path = tmp_path / "a.vtt"
     path.write_text(subtitles_in_span(srt, 0.0))
     assert read_cues(path) == [Cue(1.5, 2.0, "Um."), Cue(2.0, 3.0, "Dois.")]
+
+
+def test_verbatim_subtitles_stay_verbatim() -> None:
+    written = "WEBVTT verbatim\n\n00:01.000 --> 00:02.000\n[risos] Oi.\n"
+    assert subtitles_in_span(written, 0.5).startswith("WEBVTT verbatim\n\n")

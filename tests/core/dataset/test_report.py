@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from html import unescape
@@ -20,6 +21,7 @@ from xtts_core.dataset.report import (
     MEASURES,
     ReportSummary,
     histogram,
+    is_current,
     report_path,
     write_report,
 )
@@ -252,3 +254,16 @@ def test_a_histogram_counts_each_clip_once() -> None:
 def test_a_measure_that_is_the_same_everywhere_is_one_bar() -> None:
     plot = histogram(SNR, np.full(5, 30.0, np.float32), np.ones(5, np.bool_))
     assert [bar.told for bar in plot.bars] == ["30 to 31 dB: 5 accepted, 0 rejected"]
+
+
+def test_a_report_is_current_until_metadata_are_written(
+    store: CorpusStore, report: Report, tmp_path: Path
+) -> None:
+    add_video(store, "one", [("bom dia", ["low_snr"])])
+    page = tmp_path / "page.html"
+    assert not is_current(store, page)
+    write_report(store, page)
+    assert is_current(store, page)
+    later = page.stat().st_mtime_ns + 1
+    os.utime(store.metadata("one"), ns=(later, later))
+    assert not is_current(store, page)
