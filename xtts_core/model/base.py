@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtts_core.errors import ModelError, SettingsError
-from xtts_core.model import coqui_checkpoint, hub
+from xtts_core.errors import LicenceError, ModelError, SettingsError
+from xtts_core.model import hub
 from xtts_core.model.checkpoint import (
+    LICENCE_FILE,
     MANIFEST_FILE,
     Manifest,
     Origin,
@@ -24,6 +25,7 @@ from xtts_core.model.checkpoint import (
     verify,
     write_manifest,
 )
+from xtts_core.model.coqui_checkpoint import CoquiCheckpoint
 from xtts_core.model.tokenizer import Tokenizer
 from xtts_core.settings import TrainingSettings
 from xtts_core.stage import (
@@ -39,7 +41,7 @@ from xtts_core.stage import (
     run_stage,
     silent,
 )
-from xtts_core.store import WHOLE, CorpusStore, project_root
+from xtts_core.store import WHOLE, CorpusStore, atomic_dir, project_root
 
 BASE_MODEL = Stage(
     name="base_model",
@@ -53,6 +55,8 @@ BASE_MODEL = Stage(
         CheckSpec("speaks_portuguese", "warn", "the vocabulary knows Portuguese"),
     ),
 )
+
+_NOT_NEEDED = "not needed"
 
 _TINY_RECIPE = 1
 """Raised when `tiny.build` gives another model."""
@@ -89,7 +93,7 @@ def make_base_model(
     that is not accepted any more blocks what builds on the model, and its files stay.
 
     Raises:
-        SettingsError: no base model has this name.
+        SettingsError: no base model has this name, or a checkpoint may not have it.
         LicenceError: its licence has to be accepted first.
         ModelError: a file does not have its checksum, or does not hold what it should.
         TransientSourceError: the hub could not be reached this time.
@@ -133,50 +137,74 @@ def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) 
             Origin(name="tiny", source="built from a seed", revision=str(_TINY_RECIPE)),
             licence="Apache-2.0",
             accepted=True,
-            acceptance="not needed",
+            acceptance=_NOT_NEEDED,
             build=_build_tiny,
         ),
         public.name: _Recipe(
             public.origin,
             licence=public.licence,
             accepted=public.accepted,
-            acceptance=f"{public.acceptance} is {'' if public.accepted else 'not '}1",
+            acceptance=_told(public),
             build=from_hub,
         ),
     }
-    name = settings.base_model.name
-    if settings.base_model.checkpoint is not None:
-        return _from_checkpoint(name, project_root() / settings.base_model.checkpoint, recipes)
+    name, checkpoint = settings.base_model.name, settings.base_model.checkpoint
+    if checkpoint is not None:
+        return _from_checkpoint(store, name, project_root() / checkpoint, taken=recipes)
     if name not in recipes:
         raise SettingsError(
             f"There is no base model {name!r}",
             where="base_model.name",
-            remedy=f"Use one of {', '.join(recipes)}, or name a file in base_model.checkpoint",
+            remedy=f"Use one of {', '.join(recipes)}, or let base_model.checkpoint name a "
+            "checkpoint of coqui-tts",
         )
     return recipes[name]
 
 
-def _from_checkpoint(name: str, checkpoint: Path, taken: Collection[str]) -> _Recipe:
-    """A checkpoint of coqui-tts descends from XTTS-v2, whose licence binds it."""
-    if name in taken:
+def _from_checkpoint(
+    store: CorpusStore, name: str, weights: Path, *, taken: Collection[str]
+) -> _Recipe:
+    directory = store.base_model(name)
+    if name.lower() in taken:
         raise SettingsError(
-            f"{name!r} is the name of another base model",
+            f"base_model.checkpoint is set, and {name} is the name of another base model",
             where="base_model.name",
-            remedy="Give the model of base_model.checkpoint a name of its own",
+            remedy="Give the model of the checkpoint a name of its own, or set "
+            "base_model.checkpoint to null",
         )
+    if weights.resolve().is_relative_to(directory.resolve()):
+        raise SettingsError(
+            f"The checkpoint lies where the base model {name} is written",
+            where=str(weights),
+            remedy="Move its folder, or give base_model.name another name",
+        )
+    checkpoint = CoquiCheckpoint.at(weights)
+    origin = checkpoint.origin(name, directory)
+    own = checkpoint.licence
     public = hub.XTTS_V2
 
     def convert(directory: Path) -> None:
-        hub.require_licence(public)
-        coqui_checkpoint.build(checkpoint, directory)
+        if own is None and not public.accepted:
+            raise LicenceError(
+                f"The checkpoint has no licence of its own, so that of {public.repository} holds "
+                f"and has not been accepted: {public.licence}",
+                where=str(weights),
+                remedy=f"Read {public.licence_url}, and set {public.acceptance}=1 if you accept "
+                f"it; or put the model's own {LICENCE_FILE} beside it",
+            )
+        checkpoint.convert(directory, origin)
 
     return _Recipe(
-        coqui_checkpoint.origin(name, checkpoint),
-        licence=public.licence,
-        accepted=public.accepted,
-        acceptance=f"{public.acceptance} is {'' if public.accepted else 'not '}1",
+        origin,
+        licence=own or public.licence,
+        accepted=own is not None or public.accepted,
+        acceptance=_NOT_NEEDED if own is not None else _told(public),
         build=convert,
     )
+
+
+def _told(model: hub.HubModel) -> str:
+    return f"{model.acceptance} is {'' if model.accepted else 'not '}1"
 
 
 def _build_tiny(directory: Path) -> None:
@@ -196,27 +224,22 @@ def _is_there(directory: Path, recipe: _Recipe) -> bool:
 
 
 def _install(directory: Path, recipe: _Recipe) -> None:
-    """Fill `directory`, which has no manifest until all its files are there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    # The lock of the stage leaves it to one writer; a killed one's is taken over.
-    aside = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
+    """Put the model in the place of whatever `directory` held."""
+    with atomic_dir(directory) as aside:
         recipe.build(aside)
-        manifest = Manifest(
-            kind="base",
-            licence=recipe.licence,
-            base_model=recipe.origin,
-            lineage=recipe.lineage,
-            files=describe_files(aside),
+        write_manifest(
+            aside,
+            Manifest(
+                kind="base",
+                licence=recipe.licence,
+                base_model=recipe.origin,
+                lineage=recipe.lineage,
+                files=describe_files(aside),
+            ),
         )
         (directory / MANIFEST_FILE).unlink(missing_ok=True)
-        for name in manifest.files:
-            (aside / name).replace(directory / name)
-        write_manifest(directory, manifest)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if directory.is_dir():
+            shutil.rmtree(directory)
 
 
 def _outcome(directory: Path, recipe: _Recipe) -> Outcome:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xtts_core.errors import ModelError
 from xtts_core.model.architecture import ARCHITECTURE_FILE
 from xtts_core.model.tokenizer import VOCABULARY_FILE
-from xtts_core.store import sha256_file, write_json, write_text
+from xtts_core.store import atomic_dir, sha256_file, write_json, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,7 +198,8 @@ def write_checkpoint(
         settings, lineage, metrics: JSON values, for the manifest and the report.
         created_at: the time in the version; it is written in UTC.
 
-    The folder is made aside and renamed when complete. One writer at a time.
+    The folder is made aside and renamed when complete; what a killed process leaves of it, the
+    next one takes over.
     """
     from safetensors.torch import save_file
 
@@ -206,10 +207,10 @@ def write_checkpoint(
     from xtts_core.text import NORMALISER_VERSION
 
     base = read_manifest(base_dir)
-    aside = checkpoints_dir / ".partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    # Its name follows from its content, so it is completed under another one first.
+    complete = checkpoints_dir / ".complete"
+    shutil.rmtree(complete, ignore_errors=True)
+    with atomic_dir(complete) as aside:
         for name in (CONFIG_FILE, ARCHITECTURE_FILE, VOCABULARY_FILE):
             shutil.copyfile(base_dir / name, aside / name)
         if (base_dir / LICENCE_FILE).is_file():
@@ -237,9 +238,7 @@ def write_checkpoint(
             files=describe_files(aside),
         )
         target = checkpoints_dir / _version(manifest, write_manifest(aside, manifest))
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    complete.rename(target)
     return target
 
 

@@ -1,12 +1,12 @@
 """A base model from a Hugging Face hub: downloaded, verified, converted to safetensors.
 
-The public files are pickles. Each is compared with a pinned SHA-256 before it is opened, opened
-once with `weights_only=True`, and never changed: coqui's own loader, which rewrites such a file
-in place, does not touch it.
+The public files are pickles. Each is compared with a pinned SHA-256 before it is opened (see
+`coqui_checkpoint`).
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import shutil
@@ -16,27 +16,28 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xtts_core.errors import LicenceError, ModelError, TransientSourceError
-from xtts_core.model.architecture import Architecture, write_architecture
+from xtts_core.model.architecture import Architecture
 from xtts_core.model.checkpoint import LICENCE_FILE, FileEntry, Origin, check_file
+from xtts_core.model.coqui_checkpoint import (
+    CONFIG_FILE,
+    convert_speakers,
+    convert_tensors,
+    read_pickle,
+)
 from xtts_core.model.tokenizer import VOCABULARY_FILE
 from xtts_core.settings import BaseModelSettings
 from xtts_core.stage import Progress, silent
 from xtts_core.store import project_root, sha256_file
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-CONFIG_FILE = "config.json"
-SPEAKERS_FILE = "speakers.safetensors"
 
 _ATTEMPTS = 5
 """Attempts in a row that bring nothing new before a download is given up."""
 _FIRST_DELAY_S = 1.0
 _TIMEOUT_S = 60.0
 _CHUNK_BYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def fetch(model: HubModel, directory: Path, *, endpoint: str, progress: Progress
     A file in progress ends in `.part` and is continued where it stopped.
 
     Raises:
-        ModelError: the hub has no such file, or its content does not have the pinned SHA-256.
+        ModelError: the hub has no such file, its content does not have the pinned SHA-256, or
+            the disk is full.
         TransientSourceError: the hub could not be reached, or kept breaking off.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -207,6 +209,12 @@ def _download(url: str, part: Path, entry: FileEntry, report: Any) -> None:
                 ) from error
             problem = f"the hub answered {error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise ModelError(
+                    f"The download cannot be written: {error.strerror}",
+                    where=str(part),
+                    remedy="Free room on this disk and run it again: it continues where it stopped",
+                ) from error
             problem = str(error) or type(error).__name__
         if part.exists() and part.stat().st_size > start:
             fruitless = 0
@@ -248,68 +256,15 @@ def _verify_download(part: Path, entry: FileEntry, url: str) -> None:
 
 
 def _convert(model: HubModel, originals: Path, directory: Path) -> None:
-    """Write the verified `originals` as safetensors, through coqui's own classes."""
-    from safetensors.torch import save_file
-
-    from xtts_core.model import loading
-
+    """Write the verified `originals` as safetensors."""
     for name in (CONFIG_FILE, VOCABULARY_FILE, LICENCE_FILE):
         shutil.copyfile(originals / name, directory / name)
-    write_architecture(directory, model.architecture)
-
-    checkpoint = read_pickle(originals / "model.pth")
-    xtts = loading.build_model(directory)
-    loading.load_weights(
-        xtts, loading.without_duplicates(checkpoint["model"]), where=originals / "model.pth"
+    convert_tensors(
+        directory,
+        model.architecture,
+        state=read_pickle(originals / "model.pth")["model"],
+        dvae=read_pickle(originals / "dvae.pth"),
+        mel_stats=read_pickle(originals / "mel_stats.pth"),
+        where=originals / "model.pth",
     )
-    loading.save_model(xtts, directory)
-
-    dvae = loading.build_dvae(directory)
-    loading.load_weights(dvae, read_pickle(originals / "dvae.pth"), where=originals / "dvae.pth")
-    save_file(contiguous(dvae.state_dict()), directory / loading.DVAE_FILE)
-
-    mel_stats = read_pickle(originals / "mel_stats.pth")
-    save_file(contiguous({"mel_stats": mel_stats}), directory / loading.MEL_STATS_FILE)
-
-    speakers = {
-        f"{speaker}/{part}": tensor
-        for speaker, parts in read_pickle(originals / "speakers_xtts.pth").items()
-        for part, tensor in parts.items()
-    }
-    save_file(contiguous(speakers), directory / SPEAKERS_FILE)
-
-
-def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: on the CPU, each in memory of its own."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def read_pickle(path: Path) -> Any:
-    """A pickle of tensors, of which nothing is run.
-
-    The public `model.pth` also holds its configuration as coqui's classes, under the module they
-    were in at the time.
-
-    Raises:
-        ModelError: it holds something else.
-    """
-    import pickle
-
-    import torch
-    from TTS.config.shared_configs import BaseDatasetConfig
-    from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
-
-    known = [
-        BaseDatasetConfig,
-        XttsConfig,
-        (XttsArgs, "TTS.tts.models.xtts.XttsArgs"),
-        (XttsAudioConfig, "TTS.tts.models.xtts.XttsAudioConfig"),
-    ]
-    try:
-        with torch.serialization.safe_globals(known):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ModelError(
-            f"The file holds something other than tensors: {str(error).splitlines()[0]}",
-            where=str(path),
-        ) from error
+    convert_speakers(originals / "speakers_xtts.pth", directory)

@@ -77,6 +77,44 @@ def test_a_damaged_base_model_is_built_again(
     require(store, "base_model", WHOLE)
 
 
+def test_what_a_killed_run_left_is_taken_over_by_the_next(
+    tmp_path: Path, tiny_settings: TrainingSettings, begun: Any
+) -> None:
+    code = """
+import sys
+from pathlib import Path
+from xtts_core.model import base
+from xtts_core.settings import BaseModelSettings, TrainingSettings
+from xtts_core.store import CorpusStore
+
+def build(directory):
+    (directory / "half.bin").write_bytes(b"x")
+    print("begun", flush=True)
+    sys.stdin.read()
+
+base._build_tiny = build
+settings = TrainingSettings(base_model=BaseModelSettings(name="tiny"))
+base.make_base_model(CorpusStore(Path(sys.argv[1])), settings)
+"""
+    with begun(code, str(tmp_path)) as process:
+        process.kill()
+    assert list(tmp_path.rglob("half.bin"))
+    made = make_base_model(CorpusStore(tmp_path), tiny_settings)
+    assert list(made.uri.parent.iterdir()) == [made.uri]
+    verify(made.uri)
+
+
+def test_a_new_base_model_replaces_the_whole_folder(
+    tmp_path: Path, tiny_settings: TrainingSettings
+) -> None:
+    store = CorpusStore(tmp_path)
+    folder = base_model_dir(store, tiny_settings)
+    folder.mkdir(parents=True)
+    (folder / "speakers.safetensors").write_bytes(b"of an earlier model")
+    make_base_model(store, tiny_settings)
+    assert {path.name for path in folder.iterdir()} == {*verify(folder).files, "manifest.json"}
+
+
 def test_speech_is_spread_over_the_codes_of_tiny(tiny_dir: Path, recording) -> None:
     from TTS.tts.layers.xtts.dvae import dvae_wav_to_mel
 

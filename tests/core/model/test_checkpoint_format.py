@@ -4,6 +4,7 @@ import re
 import shutil
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,3 +211,36 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_nothing(
     with pytest.raises(FileNotFoundError):
         write_checkpoint(tmp_path / "checkpoints", **arguments)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_taken_over_by_the_next(
+    tmp_path: Path, tiny_dir: Path, begun: Any
+) -> None:
+    code = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from xtts_core.model import checkpoint
+
+def copy(*_):
+    if sys.argv[3] == "halt":
+        print("begun", flush=True)
+        sys.stdin.read()
+    return {}
+
+checkpoint._copy_voices = copy
+checkpoint.write_checkpoint(
+    Path(sys.argv[1]), base_dir=Path(sys.argv[2]), state={}, adapter_dir=None, voices={},
+    settings={}, lineage={}, metrics={}, licence="MIT", created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+print("begun", flush=True)
+"""
+    with begun(code, str(tmp_path), str(tiny_dir), "halt") as process:
+        process.kill()
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    with begun(code, str(tmp_path), str(tiny_dir), "go"):
+        pass
+    [whole] = tmp_path.iterdir()
+    assert whole.name == version_of(whole)
+    verify(whole)

@@ -259,6 +259,17 @@ def test_a_hub_out_of_reach_is_a_passing_fault(model: HubModel, tmp_path: Path) 
         fetch(model, tmp_path / "got", endpoint="http://127.0.0.1:9")
 
 
+def test_a_full_disk_is_named_and_not_taken_for_a_busy_hub(
+    model: HubModel, local_hub: Hub, tmp_path: Path
+) -> None:
+    got = tmp_path / "got"
+    got.mkdir()
+    (got / "model.pth.part").symlink_to("/dev/full")
+    with pytest.raises(ModelError, match=r"model\.pth\.part: .*No space left.*continues"):
+        fetch(model, got, endpoint=local_hub.url)
+    assert len(local_hub.asked("model.pth")) == 1
+
+
 def test_a_wrong_checksum_is_refused_and_the_file_thrown_away(
     model: HubModel, local_hub: Hub, tmp_path: Path
 ) -> None:
