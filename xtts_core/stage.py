@@ -250,6 +250,17 @@ def _require(
     return result
 
 
+def judge_again(store: CorpusStore, result: StageResult, verdict: Verdict) -> StageResult:
+    """`result` with a verdict in the place of the recorded one: its limit is no input of the
+    stage, and has changed."""
+    verdicts = tuple(verdict if v.check == verdict.check else v for v in result.verdicts)
+    if verdicts != result.verdicts:
+        checks = [asdict(v) for v in verdicts]
+        path = store.verdicts(result.asset, result.key)
+        write_json(path, {"data_version": result.data_version, "checks": checks})
+    return replace(result, verdicts=verdicts)
+
+
 def forget(store: CorpusStore, asset: str, key: str) -> None:
     """Have a stage made again although its inputs are equal."""
     store.record(asset, key).unlink(missing_ok=True)

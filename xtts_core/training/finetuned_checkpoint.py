@@ -32,6 +32,7 @@ from xtts_core.stage import (
     Stage,
     StageResult,
     Verdict,
+    judge_again,
     require,
     run_stage,
     silent,
@@ -73,6 +74,7 @@ REFERENCE_TOTAL_S = 30.0
 _REFERENCE_S = (3.0, 11.0)
 SILENCE_DBFS = -60.0
 """As audio.silence_floor_dbfs."""
+_RISE = "loss_rise_"
 
 
 def make_finetuned_checkpoint(
@@ -200,6 +202,8 @@ def make_finetuned_checkpoint(
             build=build,
         )
         _drop_states(store.training_dir(result.fingerprint))
+        if result.skipped:
+            result = _forgetting_judged_again(store, result, settings.forgetting.max_loss_rise)
     finally:
         lock.release()
     return result
@@ -270,14 +274,8 @@ def verdicts(
             value=report.val_loss,
             threshold=report.base_val_loss,
         ),
-        FINETUNED_CHECKPOINT.at_most(
-            "other_speech_kept",
-            max((probe.after - probe.before for probe in report.probes), default=0.0),
-            max_loss_rise,
-            detail="; ".join(
-                f"{probe.language}: {probe.before:.3f} to {probe.after:.3f}"
-                for probe in report.probes
-            ),
+        _forgetting(
+            {probe.language: probe.after - probe.before for probe in report.probes}, max_loss_rise
         ),
         FINETUNED_CHECKPOINT.verdict(
             "licence_present",
@@ -288,6 +286,17 @@ def verdicts(
             threshold=base.licence,
         ),
     ]
+
+
+def _forgetting(rises: Mapping[str, float], max_loss_rise: float) -> Verdict:
+    return FINETUNED_CHECKPOINT.at_most(
+        "other_speech_kept",
+        max(rises.values(), default=0.0),
+        max_loss_rise,
+        detail="the loss rose by "
+        + ", ".join(f"{rise:.3f} ({language})" for language, rise in sorted(rises.items()))
+        + " nats a code; lower the learning rate or the epochs, or train an adapter",
+    )
 
 
 def spoken_level_dbfs(checkpoint: Path, clips: Sequence[Clip], device: str) -> float:
@@ -423,15 +432,28 @@ def _metrics(report: TrainingReport) -> dict[str, Any]:
         "val_clips": report.val_clips,
         "trainable_parameters": report.trainable_parameters,
         "training_s": report.seconds,
-        **{f"loss_rise_{probe.language}": probe.after - probe.before for probe in report.probes},
+        **{f"{_RISE}{probe.language}": probe.after - probe.before for probe in report.probes},
     }
+
+
+def _forgetting_judged_again(
+    store: CorpusStore, result: StageResult, max_loss_rise: float
+) -> StageResult:
+    """A limit of the check is no reason to train again."""
+    rises = {
+        name.removeprefix(_RISE): float(value)
+        for name, value in result.metadata.items()
+        if name.startswith(_RISE) and not isinstance(value, Markdown)
+    }
+    return judge_again(store, result, _forgetting(rises, max_loss_rise))
 
 
 def _drop_states(run_dir: Path) -> None:
     """Free what only an unfinished run needs; the curves and the log stay."""
     for name in ("states", "best", "result"):
         rmtree(run_dir / name, ignore_errors=True)
-    (run_dir / "probes.safetensors").unlink(missing_ok=True)
+    for probes in run_dir.glob("probes-*.safetensors"):
+        probes.unlink()
 
 
 def _loss_table(report: TrainingReport) -> str:

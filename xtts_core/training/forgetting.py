@@ -30,8 +30,10 @@ from xtts_core.model.engine import Engine, Latents, Sampling
 from xtts_core.model.loading import load_mel_stats
 from xtts_core.model.tokenizer import Tokenizer
 from xtts_core.settings import NATIVE_RATE_HZ, SAMPLE_RATE_HZ
+from xtts_core.stage import Progress, silent
 from xtts_core.store import atomic_file
 from xtts_core.text import normalize
+from xtts_core.training.augmentation import changed
 from xtts_core.training.codes import CODE_SAMPLES
 from xtts_core.training.data import MAX_SPAN_SAMPLES, Batch, Clip
 from xtts_core.training.mel import conditioning_mel, pcm_to_float
@@ -77,17 +79,23 @@ _REFERENCE = "reference"
 _LIMIT_CODES = 250
 """The most that a sentence is drawn: 11.6 s, as the longest training clip."""
 _SCORED_STOPS = 4
+_ANOTHER_VOICE_SEMITONES = 5.0
 
 
 def speak_probes(
-    model: Xtts, base_dir: Path, corpus: Sequence[Clip], sentences: int, path: Path
+    model: Xtts,
+    base_dir: Path,
+    corpus: Sequence[Clip],
+    sentences: int,
+    path: Path,
+    progress: Progress = silent,
 ) -> None:
     """Have the base model say the first `sentences` of each language that it has, to a file with
     the codes (int16) of each, its stop with them, and of their voice up to 6 s of audio (int16 at
     22 050 Hz).
 
-    The voice is the base model's first studio voice; where it has none, the first clip of the
-    corpus lends one. Equal inputs give equal speech.
+    The voice is the base model's first studio voice. Where it has none, the first clip of the
+    corpus, made higher, lends one that training does not hear. Equal inputs give equal speech.
 
     Raises:
         ModelError: the model has nothing to say to a sentence.
@@ -97,7 +105,9 @@ def speak_probes(
     gpt.eval()
     tokenizer = Tokenizer.load(base_dir)
     engine = Engine(model, tokenizer, "base", {})
-    voice = _studio_voice(base_dir) or engine.latents([pcm_to_float(corpus[0].audio()).numpy()])
+    voice = _studio_voice(base_dir) or engine.latents(
+        [pcm_to_float(changed(corpus[0].audio(), 1.0, _ANOTHER_VOICE_SEMITONES)).numpy()]
+    )
     languages = [language for language in SENTENCES if language in engine.languages]
     text = normalize(" ".join(SENTENCES[languages[0]][:2]), languages[0])
     spoken = engine.synthesize(text, languages[0], voice, Sampling(seed=0))
@@ -110,8 +120,10 @@ def speak_probes(
         heard_mel = mel(_padded(reference)).to(model.device)
         prompt = gpt.get_style_emb(heard_mel).transpose(1, 2)
     tensors = {_REFERENCE: reference}
+    total = sum(len(SENTENCES[language][:sentences]) for language in languages)
     for language in languages:
         for number, sentence in enumerate(SENTENCES[language][:sentences]):
+            progress(len(tensors) - 1, total, "sentences of the base model")
             name = f"{language}-{number}"
             tokens = tokenizer.encode(normalize(sentence, language), language)
             seed = len(tensors)

@@ -12,8 +12,8 @@ from xtts_core.settings import TrainingSettings
 from xtts_core.store import read_json
 
 Tell = Callable[[Mapping[str, Any]], None]
-"""Told each event of a run, a JSON object with the key `event`: start, warning, step, epoch,
-saved."""
+"""Told each event of a run, a JSON object with the key `event`: prepared, start, warning,
+step, epoch, saved."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TrainingJob:
     @property
     def probes(self) -> Path:
         """What the base model said before training."""
-        return self.run_dir / "probes.safetensors"
+        return self.run_dir / f"probes-{self.settings.forgetting.sentences}.safetensors"
 
     @property
     def result_dir(self) -> Path:

@@ -99,6 +99,8 @@ def _follow(
                 f"{event['precision']}, {_counted(event['processes'])}, from step "
                 f"{event['step'] + 1} of {event['steps']}"
             )
+        case "prepared":
+            progress(event["done"], event["total"], event["unit"])
         case "warning":
             log(f"warning: {event['what']}")
         case "step":

@@ -41,6 +41,7 @@ from xtts_core.training.data import (
 )
 from xtts_core.training.forgetting import Probes, speak_probes
 from xtts_core.training.job import EpochLosses, ProbeLosses, Tell, TrainingJob, TrainingReport
+from xtts_core.training.layers import lighten
 from xtts_core.training.lora import add_lora, merge_lora, save_adapter
 from xtts_core.training.loss import text_and_audio_loss
 from xtts_core.training.mel import LogMel, conditioning_mel
@@ -95,7 +96,7 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
             _bytes(learner.trainable.values()), gpt_bytes, base_bytes, settings.checkpoints
         ),
     )
-    probes = _probes(job, model, data) if leads and settings.forgetting.sentences else None
+    probes = _probes(job, model, data, tell) if leads and settings.forgetting.sentences else None
     untrained = learner.probe_losses(probes)
     states = States.of(job)
     curve = states.resume(learner)
@@ -188,10 +189,13 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
     return report
 
 
-def _probes(job: TrainingJob, model: Any, data: Data) -> Probes:
+def _probes(job: TrainingJob, model: Any, data: Data, tell: Tell) -> Probes:
+    def progress(done: float, total: float | None, unit: str) -> None:
+        tell({"event": "prepared", "done": done, "total": total, "unit": unit})
+
     if not job.probes.is_file():
         sentences = job.settings.forgetting.sentences
-        speak_probes(model, job.base_dir, data.trained, sentences, job.probes)
+        speak_probes(model, job.base_dir, data.trained, sentences, job.probes, progress)
     return Probes(job.probes, job.base_dir)
 
 
@@ -309,7 +313,7 @@ class Learner:
     def create(
         cls, gpt: Any, mel: LogMel, settings: TrainingSettings, accelerator: Accelerator
     ) -> Learner:
-        _lighten(gpt, settings.lora.enabled)
+        lighten(gpt, frozen=settings.lora.enabled)
         groups = _parameter_groups(gpt, settings.optimisation.weight_decay)
         # Fused, and the norm below over all gradients at once: they are a tenth of a CPU's step.
         optimiser = accelerator.prepare(torch.optim.AdamW(groups, betas=ADAM_BETAS, fused=True))
@@ -469,17 +473,6 @@ class Learner:
 def _draw(seed: int, epoch: int, clip_ids: Sequence[str]) -> int:
     digest = hashlib.sha256(f"{seed}:{epoch}:{','.join(clip_ids)}".encode()).digest()
     return int.from_bytes(digest[:4])
-
-
-def _lighten(gpt: Any, frozen: bool) -> None:
-    """Take kernels that need less time, and keep less for the gradient."""
-    for block in gpt.gpt.h:
-        # What transformers' `gelu_new` writes as eight operations, each with a result that is kept.
-        block.mlp.act = nn.GELU(approximate="tanh")
-        if frozen:
-            # It would keep every attention weight, and takes a slower kernel. Dropout holds back
-            # weights that learn, and an adapter has one of its own.
-            block.attn.attn_dropout.p = 0.0
 
 
 def learning_rate_factor(step: int, total: int, warmup: int) -> float:

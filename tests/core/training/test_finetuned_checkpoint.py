@@ -31,7 +31,7 @@ from xtts_core.model.checkpoint import (
 )
 from xtts_core.model.loading import MODEL_FILE, load_model
 from xtts_core.stage import read_result, silent
-from xtts_core.store import CorpusStore, read_json, write_json
+from xtts_core.store import WHOLE, CorpusStore, read_json, write_json
 from xtts_core.training.data import Clip, LoadedTensors, read_clips
 from xtts_core.training.finetuned_checkpoint import (
     FINETUNED_CHECKPOINT,
@@ -176,6 +176,30 @@ def test_equal_inputs_make_no_second_checkpoint(
     assert again.skipped
     assert again.data_version == trained.result.data_version
     assert len(list(corpus.checkpoints_dir.iterdir())) == 1
+
+
+def test_another_limit_of_forgetting_judges_the_checkpoint_again_without_training(
+    trained: Any, own_corpus: CorpusStore, quick_settings: Callable[..., Any]
+) -> None:
+    path = own_corpus.record("finetuned_checkpoint", WHOLE)
+    record = read_json(path)
+    record["metadata"] |= {"loss_rise_en": 0.1, "loss_rise_es": 0.3}
+    write_json(path, record)
+
+    def verdict(max_loss_rise: float) -> Any:
+        settings = quick_settings()
+        section = settings.forgetting.model_copy(update={"max_loss_rise": max_loss_rise})
+        result = make_finetuned_checkpoint(
+            own_corpus, settings.model_copy(update={"forgetting": section})
+        )
+        assert result.data_version == trained.result.data_version
+        assert read_result(own_corpus, "finetuned_checkpoint", WHOLE) == result
+        return next(v for v in result.verdicts if v.check == "other_speech_kept")
+
+    strict, lenient = verdict(0.2), verdict(0.4)
+    assert (strict.passed, strict.value, strict.threshold) == (False, 0.3, 0.2)
+    assert "rose by 0.100 (en), 0.300 (es) nats a code" in strict.description
+    assert (lenient.passed, lenient.value, lenient.threshold) == (True, 0.3, 0.4)
 
 
 def test_what_only_an_unfinished_run_needs_is_gone_and_the_curves_stay(

@@ -6,20 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import librosa
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from xtts_core.errors import ModelError
 from xtts_core.model.coqui_checkpoint import SPEAKERS_FILE
+from xtts_core.model.engine import Engine
 from xtts_core.model.loading import load_mel_stats, load_model
-from xtts_core.settings import TrainingSettings
+from xtts_core.settings import SAMPLE_RATE_HZ, TrainingSettings
 from xtts_core.training.data import read_clips
 from xtts_core.training.forgetting import SENTENCES, Probes, speak_probes
 from xtts_core.training.job import TrainingJob
 from xtts_core.training.lora import add_lora, merge_lora
 from xtts_core.training.loss import text_and_audio_loss
-from xtts_core.training.mel import conditioning_mel
+from xtts_core.training.mel import conditioning_mel, pcm_to_float
 from xtts_core.training.trainer import train
 
 
@@ -54,6 +57,41 @@ def test_the_base_model_says_the_same_each_time(
     for language in probes.languages:
         batches = list(probes.batches(language))
         assert [len(batch.clip_ids) for batch in batches] == [1, 1]
+
+
+def test_the_voice_is_not_one_that_training_hears(
+    job: TrainingJob, tmp_path: Path, speak: Callable[[Path, Path], None], monkeypatch: Any
+) -> None:
+    heard: list[Any] = []
+    latents = Engine.latents
+
+    def spy(engine: Engine, references: Any) -> Any:
+        heard.extend(references)
+        return latents(engine, references)
+
+    monkeypatch.setattr(Engine, "latents", spy)
+    speak(job.base_dir, tmp_path / "probes")
+    own = pcm_to_float(read_clips(job.codes)[0].audio()).numpy()
+
+    def pitch_hz(audio: Any) -> float:
+        return float(np.nanmedian(librosa.pyin(audio, fmin=60, fmax=600, sr=SAMPLE_RATE_HZ)[0]))
+
+    # Five semitones.
+    assert pitch_hz(heard[0]) == pytest.approx(pitch_hz(own) * 2 ** (5 / 12), rel=0.03)
+
+
+def test_each_sentence_is_told_before_it_is_spoken(job: TrainingJob, tmp_path: Path) -> None:
+    told: list[tuple[float, float | None]] = []
+    model = load_model(job.base_dir)
+    speak_probes(
+        model,
+        job.base_dir,
+        read_clips(job.codes),
+        1,
+        tmp_path / "probes",
+        lambda done, total, unit: told.append((done, total)),
+    )
+    assert told == [(0, 3), (1, 3), (2, 3)]
 
 
 def test_a_studio_voice_is_taken_where_the_base_model_has_one(
