@@ -101,6 +101,16 @@ def upstream(trainer: Any, clips: list[Clip], spans: list[Span], *, masked: bool
     )
 
 
+def formatted(trainer: Any, wavs: torch.Tensor, conditioning: torch.Tensor) -> Any:
+    """GPTTrainer's own codes and conditioning mels of a batch of clips."""
+    return trainer.format_batch_on_device(
+        {
+            **{"text_lengths": None, "wav_lengths": None, "padded_text": None, "cond_idxs": None},
+            **{"wav": wavs, "conditioning": conditioning},
+        }
+    )
+
+
 def ours(trainer: Any, batch: Batch, base_dir: Path) -> Any:
     with torch.no_grad():
         return text_and_audio_loss(
@@ -118,18 +128,36 @@ def test_without_the_mask_both_losses_are_those_of_gpt_trainer(
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+def test_in_a_padded_batch_both_losses_are_those_of_gpt_trainer(
+    trainer: Any, clips: list[Clip], base_dir: Path
+) -> None:
+    def shortened(clip: Clip, samples: int, codes: torch.Tensor) -> Clip:
+        audio = clip.audio(0, samples)
+        tensors = {f"{clip.sha256}.audio": audio, f"{clip.sha256}.codes": codes}
+        return replace(clip, samples=samples, tensors=LoadedTensors(tensors))
+
+    lengths = (SAMPLES, SAMPLES - 10_000, SAMPLES - 33_000)
+    wavs = torch.zeros(3, 1, SAMPLES)
+    for wav, clip, samples in zip(wavs, clips, lengths, strict=True):
+        wav[0, :samples] = pcm_to_float(clip.audio(0, samples))
+    # Those that its DVAE gives for the padded audio.
+    codes = formatted(trainer, wavs, torch.zeros(3, 1, 1, MAX_SPAN_SAMPLES))["audio_codes"]
+    short = [shortened(*parts) for parts in zip(clips, lengths, codes, strict=True)]
+    spans = [Span(clips[(i + 1) % 3], 5_000 * i, 5_000 * i + 66_150) for i in range(3)]
+    batch = make_batch(short, spans, tokenise(short, base_dir))
+    assert len(set(map(len, (clip.codes() for clip in short)))) == 3
+    found = ours(trainer, batch, base_dir)
+    expected = upstream(trainer, short, spans, masked=False)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_the_codes_and_conditioning_of_a_batch_are_those_of_gpt_trainer(
     trainer: Any, clips: list[Clip], base_dir: Path
 ) -> None:
     spans = [Span(clip, 1_000, 67_150) for clip in clips]
     batch = make_batch(clips, spans, tokenise(clips, base_dir))
     wavs = torch.stack([pcm_to_float(clip.audio()) for clip in clips])
-    theirs = trainer.format_batch_on_device(
-        {
-            **{"text_lengths": None, "wav_lengths": None, "padded_text": None, "cond_idxs": None},
-            **{"wav": wavs[:, None], "conditioning": batch.conditioning[:, None, None]},
-        }
-    )
+    theirs = formatted(trainer, wavs[:, None], batch.conditioning[:, None, None])
     assert torch.equal(theirs["audio_codes"][:, : batch.codes.shape[1]], batch.codes)
     mel = conditioning_mel(load_mel_stats(base_dir))(batch.conditioning)
     torch.testing.assert_close(theirs["cond_mels"][:, 0], mel, atol=1e-5, rtol=1e-5)
