@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -274,33 +274,32 @@ def _folder_name(speaker: str, taken: set[str]) -> str:
 def _model_card(
     origin: Origin, licence: str, lineage: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> str:
-    def rows(values: Mapping[str, Any]) -> str:
-        return "\n".join(f"| {key} | {_cell(value)} |" for key, value in values.items())
+    licences, videos = lineage.get("licences", {}), lineage.get("videos", {})
+    left_out = {**lineage.get("refused", {}), **lineage.get("left_out", {})}
+    plain = {key: value for key, value in lineage.items() if not isinstance(value, Mapping)}
+    recordings = [
+        (video, licences.get(video) or "(none stated)", version)
+        for video, version in videos.items()
+    ]
+    parts = [
+        f"# XTTS checkpoint fine-tuned from {origin.name}",
+        f"Licence: {licence}. It is the licence of the base model and binds this checkpoint and "
+        f"its audio.\nBase model: {origin.name}, {origin.source}, revision {origin.revision}.",
+        _table(("measure", "value"), metrics.items()),
+        "Losses are in nats a token, times in seconds; `loss_rise_<language>` is how much the loss "
+        "on\nspeech of the base model rose.",
+        _table(("recording", "licence", "data version"), recordings),
+        _table(("left out", "why"), left_out.items()) if left_out else "Nothing was left out.",
+        _table(("made from", ""), plain.items()),
+        "Files, hashes, settings and voices: `manifest.json`. `report.json` holds the same "
+        "measures for\nprograms.\n",
+    ]
+    return "\n\n".join(parts)
 
-    made_from = {key: value for key, value in lineage.items() if key != "licences"}
-    licences = {
-        video: licence or "(none stated)" for video, licence in lineage.get("licences", {}).items()
-    }
-    return f"""# XTTS checkpoint fine-tuned from {origin.name}
 
-Licence: {licence}. It is the licence of the base model and binds this checkpoint and its audio.
-Base model: {origin.name}, {origin.source}, revision {origin.revision}.
-
-| measure | value |
-|---|---|
-{rows(metrics)}
-
-| made from | |
-|---|---|
-{rows(made_from)}
-
-| recording | licence |
-|---|---|
-{rows(licences)}
-
-Files, hashes, settings and voices: `manifest.json`. `report.json` holds the same measures for
-programs.
-"""
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(value: Any) -> str:

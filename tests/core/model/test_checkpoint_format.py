@@ -52,8 +52,10 @@ def arguments(tiny_dir: Path, state: dict[str, torch.Tensor], clips: list[Path])
         "voices": {"Dora": clips},
         "settings": {"lora": {"rank": 8}},
         "lineage": {
-            "videos": ["v1"],
+            "videos": {"v1": "1a2b", "v2": "3c4d"},
             "licences": {"v1": "CC BY 4.0", "v2": ""},
+            "refused": {"v3": "its codes are missing"},
+            "left_out": {"v1_00004": "near v2_00001 | of the other split"},
             "git_revision": "abc",
         },
         "metrics": {"val_loss": 4.25, "base_val_loss": 6.5},
@@ -102,7 +104,7 @@ def test_a_manifest_says_where_the_model_comes_from(checkpoint: Path, tiny_dir: 
     assert manifest.base_manifest_sha256 == sha256_file(tiny_dir / MANIFEST_FILE)
     assert manifest.normaliser_version == str(NORMALISER_VERSION)
     assert manifest.settings == {"lora": {"rank": 8}}
-    assert manifest.lineage["videos"] == ["v1"]
+    assert manifest.lineage["videos"] == {"v1": "1a2b", "v2": "3c4d"}
     assert manifest.metrics["val_loss"] == 4.25
     assert manifest.created_at == NOON
 
@@ -113,8 +115,10 @@ def test_the_model_card_names_licence_base_and_measures(checkpoint: Path) -> Non
     assert "tiny" in card
     assert "| val_loss | 4.25 |" in card
     assert "| git_revision | abc |" in card
-    assert "| v1 | CC BY 4.0 |" in card
-    assert "| v2 | (none stated) |" in card
+    assert "| v1 | CC BY 4.0 | 1a2b |" in card
+    assert "| v2 | (none stated) | 3c4d |" in card
+    assert "| v3 | its codes are missing |" in card
+    assert r"| v1_00004 | near v2_00001 \| of the other split |" in card
 
 
 def test_a_checkpoint_of_another_normaliser_is_loaded_with_a_warning(
