@@ -45,7 +45,7 @@ def add_lora(gpt: Any, settings: LoraSettings) -> Any:
         return get_peft_model(gpt.gpt, config)
     except ValueError as error:
         raise SettingsError(
-            f"LoRA cannot be added: {error}",
+            f"LoRA cannot be added: {str(error).rstrip('.')}",
             where="lora.targets in training.yaml",
             remedy="Use names of the GPT's layers: c_attn, c_proj, c_fc",
         ) from error
