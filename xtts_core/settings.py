@@ -34,7 +34,7 @@ Strings = Annotated[tuple[str, ...], Strict(False)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --- config/dataset.yaml ----------------------------------------------------------------------
@@ -237,6 +237,15 @@ class AugmentationSettings(_Section):
     share: float = Field(0.0, ge=0, le=1)
     max_pitch_semitones: float = Field(0.0, ge=0, le=4)
     max_stretch: float = Field(0.0, ge=0, le=0.25)
+
+    @model_validator(mode="after")
+    def _something_changes(self) -> Self:
+        if self.share and not (self.max_pitch_semitones or self.max_stretch):
+            raise ValueError(
+                "share says that clips are changed, and max_stretch and max_pitch_semitones that "
+                "nothing is; set one of them, or share to 0"
+            )
+        return self
 
 
 class ForgettingSettings(_Section):

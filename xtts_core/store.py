@@ -103,6 +103,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         aside.chmod(0o755)
         for file in aside.rglob("*"):
             if file.is_file():
+                # As `atomic_file`: safetensors writes files that only their owner reads.
+                file.chmod(0o644)
                 _sync(file)
         aside.rename(path)
         _sync(path.parent)

@@ -94,6 +94,23 @@ def test_an_impossible_combination_is_refused_with_the_remedy(
     assert remedy in refusal(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("augmentation: {share: 0.5}", "set one of them, or share to 0"),
+        ("optimisation: {learning_rate_lora: .inf}", "optimisation.learning_rate_lora"),
+        ("optimisation: {weight_decay: .nan}", "optimisation.weight_decay"),
+    ],
+)
+def test_training_that_could_only_fail_or_change_nothing_is_refused(
+    tmp_path: Path, text: str, remedy: str
+) -> None:
+    (tmp_path / "training.yaml").write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings(TrainingSettings, tmp_path)
+    assert remedy in str(refused.value)
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert "stands twice" in refusal(tmp_path, "split: {seed: 1}\nsplit: {seed: 2}\n")
 

@@ -58,6 +58,17 @@ def test_a_folder_of_a_writer_that_was_killed_does_not_get_into_the_next_one(
     ]
 
 
+def test_others_may_read_what_was_written_whatever_wrote_it(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "model") as aside:
+        (aside / "voices").mkdir()
+        for name in ("model.safetensors", "voices/a.wav"):
+            (aside / name).touch(mode=0o600)
+    with atomic_file(tmp_path / "table.csv") as aside:
+        aside.touch(mode=0o600)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_writer_that_lives_is_not_disturbed_by_another_of_the_same_target(
     tmp_path: Path, begun: Any, kind: str

@@ -210,6 +210,21 @@ def test_a_settings_file_of_ones_own_trains_outside_dagster(
     assert metrics["epochs"] == 1
 
 
+def test_training_on_another_base_model_than_the_corpus_was_prepared_for_changes_nothing(
+    programs: Any, project: Path, finished_demo: tuple[Path, Any], tmp_path: Path
+) -> None:
+    output, _ = finished_demo
+    records = {path: path.read_bytes() for path in (output / "corpus" / "records").rglob("*.json")}
+    settings = (project / "examples/demo/config/training.yaml").read_text()
+    mine = tmp_path / "other.yaml"
+    mine.write_text(settings.replace("name: tiny", "name: xtts_v2"))
+    result = programs.run("xtts", "train", "--config", mine, extra=environment_of(output))
+    assert result.returncode == 2
+    assert "prepared for the base model tiny" in result.stderr
+    assert "xtts run" in result.stderr
+    assert records == {path: path.read_bytes() for path in records}
+
+
 def test_exporting_the_toy_voice_is_refused_with_the_reason(
     programs: Any, finished_demo: tuple[Path, Any], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from xtts_core.errors import CatalogueError, SettingsError, XttsError
 from xtts_core.evaluation.release import SERVED_RELEASE, make_served_release
 from xtts_core.evaluation.samples import EVALUATION_SAMPLES, make_evaluation_samples
 from xtts_core.evaluation.scorecard import SCORECARD, make_scorecard
-from xtts_core.model.base import BASE_MODEL, make_base_model
+from xtts_core.model.base import BASE_MODEL, make_base_model, require_prepared
 from xtts_core.settings import Environment, TrainingSettings
 from xtts_core.stage import Progress, StageResult, usable
 from xtts_core.store import CorpusStore
@@ -136,10 +136,14 @@ def train_outside_dagster(environment: Environment, config: Path, display: Displ
 
     Returns:
         Whether every stage ended well.
+    Raises:
+        SettingsError: the corpus was prepared for another base model.
     """
     store = CorpusStore(environment.corpus_root)
     settings = environment.training(config)
-    good, refused = usable(store, "train_val_splits", listed_ids(environment.videos_csv))
+    require_prepared(store, settings)
+    listed = listed_ids(environment.videos_csv)
+    good, refused = usable(store, "train_val_splits", listed)
     for key, why in refused.items():
         display.console.print(f"{key} is left out: {why}", style="yellow", markup=False)
     keys = [split.key for split in good]
@@ -167,7 +171,7 @@ def train_outside_dagster(environment: Environment, config: Path, display: Displ
     if not stage(
         FINETUNED_CHECKPOINT.name,
         None,
-        lambda told: make_finetuned_checkpoint(store, settings, told, log, set(keys)),
+        lambda told: make_finetuned_checkpoint(store, settings, told, log, listed),
     ):
         return False
     evaluated = of_each_video(EVALUATION_SAMPLES.name, make_evaluation_samples)

@@ -41,7 +41,7 @@ from xtts_core.stage import (
     run_stage,
     silent,
 )
-from xtts_core.store import WHOLE, CorpusStore, atomic_dir, project_root
+from xtts_core.store import WHOLE, CorpusStore, atomic_dir, project_root, read_json
 
 BASE_MODEL = Stage(
     name="base_model",
@@ -118,6 +118,27 @@ def make_base_model(
         inputs={"origin": recipe.origin.model_dump(mode="json"), "accepted": recipe.accepted},
         build=build,
     )
+
+
+def require_prepared(store: CorpusStore, settings: TrainingSettings) -> None:
+    """Refuse settings of another base model than the one that the corpus was prepared for: its
+    clips were checked against that one's vocabulary.
+
+    Raises:
+        SettingsError: it is another one.
+    """
+    path = store.record(BASE_MODEL.name, WHOLE)
+    if not path.is_file():
+        return
+    prepared = read_json(path)["inputs"]["origin"]
+    origin = _recipe(store, settings, silent).origin.model_dump(mode="json")
+    if prepared != origin:
+        raise SettingsError(
+            f"The corpus was prepared for the base model {prepared['name']} "
+            f"({prepared['source']}), and not for {origin['name']} ({origin['source']})",
+            where="base_model",
+            remedy="Set base_model in config/training.yaml and run `xtts run`, which prepares it",
+        )
 
 
 def _recipe(store: CorpusStore, settings: TrainingSettings, progress: Progress) -> _Recipe:
@@ -244,7 +265,7 @@ def _install(directory: Path, recipe: _Recipe) -> None:
 
 def _outcome(directory: Path, recipe: _Recipe) -> Outcome:
     manifest = read_manifest(directory)
-    parameters, finite = _count_parameters(directory)
+    parameters, broken = _count_parameters(directory)
     tokenizer = Tokenizer.load(directory)
     size = sum(entry.size for entry in manifest.files.values())
     return Outcome(
@@ -255,7 +276,7 @@ def _outcome(directory: Path, recipe: _Recipe) -> Outcome:
             damaged=damage(directory, manifest),
             accepted=recipe.accepted,
             acceptance=recipe.acceptance,
-            finite=finite,
+            broken=broken,
             languages=tokenizer.languages,
         ),
         metadata={
@@ -279,7 +300,7 @@ def judge(
     damaged: Mapping[str, str],
     accepted: bool,
     acceptance: str,
-    finite: bool,
+    broken: Sequence[str],
     languages: Sequence[str],
 ) -> list[Verdict]:
     """The verdicts on a base model.
@@ -288,7 +309,7 @@ def judge(
         damaged: the files that are not as the manifest says, with what is wrong.
         accepted: whether the licence is accepted now, or needs no acceptance.
         acceptance: how a person reads that.
-        finite: whether every weight is a finite number.
+        broken: the weights that hold values which are not finite numbers.
         languages: what the vocabulary has a tag for.
     """
     return [
@@ -305,13 +326,19 @@ def judge(
             value=acceptance,
             detail=f"{manifest.licence or 'no licence'}: {acceptance}",
         ),
-        BASE_MODEL.verdict("weights_finite", finite),
+        BASE_MODEL.verdict(
+            "weights_finite",
+            not broken,
+            value=len(broken),
+            threshold=0,
+            detail=f"not finite numbers: {', '.join(broken[:5])}" if broken else "",
+        ),
         BASE_MODEL.verdict("speaks_portuguese", "pt" in languages, value=", ".join(languages)),
     ]
 
 
-def _count_parameters(directory: Path) -> tuple[int, bool]:
-    """How many weights the model and its DVAE have, and whether all are finite.
+def _count_parameters(directory: Path) -> tuple[int, list[str]]:
+    """How many weights the model and its DVAE have, and which tensors are not finite.
 
     Both are loaded, so weights that do not fit the architecture are found here.
     """
@@ -319,9 +346,9 @@ def _count_parameters(directory: Path) -> tuple[int, bool]:
 
     load_mel_stats(directory)
     modules = (load_model(directory), load_dvae(directory))
-    weights = [weight for module in modules for weight in module.parameters()]
-    finite = all(bool(weight.isfinite().all()) for weight in weights)
-    return sum(weight.numel() for weight in weights), finite
+    weights = [named for module in modules for named in module.named_parameters()]
+    broken = [name for name, weight in weights if not weight.isfinite().all()]
+    return sum(weight.numel() for _, weight in weights), broken
 
 
 def _table(manifest: Manifest) -> str:

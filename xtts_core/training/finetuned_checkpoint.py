@@ -151,7 +151,7 @@ def make_finetuned_checkpoint(
                 voices=_write_references(clips, Path(folder)),
                 settings=settings.model_dump(mode="json"),
                 lineage=lineage,
-                metrics=_metrics(report),
+                metrics={"trained": _trained(settings), **_metrics(report)},
                 licence=base_manifest.licence,
                 created_at=datetime.now(UTC),
             )
@@ -169,11 +169,10 @@ def make_finetuned_checkpoint(
             ),
             metadata={
                 "version": checkpoint.name,
+                "trained": _trained(settings),
                 **_metrics(report),
                 "loss_ratio": report.val_loss / report.base_val_loss,
                 "videos": len(codes),
-                "device": report.device,
-                "precision": report.precision,
                 "losses": Markdown(_loss_table(report)),
                 "left_out": Markdown(left_out_table(leaks, refused)),
             },
@@ -421,6 +420,16 @@ def _finite(state: Mapping[str, Tensor]) -> bool:
     )
 
 
+def _trained(settings: TrainingSettings) -> str:
+    lora, optimisation = settings.lora, settings.optimisation
+    if not lora.enabled:
+        return f"all weights, at a rate of {optimisation.learning_rate_full:g}"
+    return (
+        f"LoRA of rank {lora.rank} and alpha {lora.alpha:g} on {', '.join(lora.targets)}, "
+        f"at a rate of {optimisation.learning_rate_lora:g}"
+    )
+
+
 def _metrics(report: TrainingReport) -> dict[str, Any]:
     return {
         "base_val_loss": report.base_val_loss,
@@ -432,6 +441,9 @@ def _metrics(report: TrainingReport) -> dict[str, Any]:
         "val_clips": report.val_clips,
         "trainable_parameters": report.trainable_parameters,
         "training_s": report.seconds,
+        "device": report.device,
+        "precision": report.precision,
+        "processes": report.processes,
         **{f"{_RISE}{probe.language}": probe.after - probe.before for probe in report.probes},
     }
 

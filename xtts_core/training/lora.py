@@ -28,6 +28,14 @@ def add_lora(gpt: Any, settings: LoraSettings) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    layers = [name for name, _ in gpt.gpt.named_modules()]
+    strangers = [t for t in settings.targets if not any(f".{n}".endswith(f".{t}") for n in layers)]
+    if strangers:
+        raise SettingsError(
+            f"The model has no layers {', '.join(strangers)}",
+            where="lora.targets in training.yaml",
+            remedy="Use names of the GPT's layers: c_attn, c_proj, c_fc",
+        )
     gpt.requires_grad_(False)
     whole = (HEADS if settings.train_heads else ()) + (
         EMBEDDINGS if settings.train_embeddings else ()
@@ -41,14 +49,7 @@ def add_lora(gpt: Any, settings: LoraSettings) -> Any:
         target_modules=list(settings.targets),
         fan_in_fan_out=True,
     )
-    try:
-        return get_peft_model(gpt.gpt, config)
-    except ValueError as error:
-        raise SettingsError(
-            f"LoRA cannot be added: {str(error).rstrip('.')}",
-            where="lora.targets in training.yaml",
-            remedy="Use names of the GPT's layers: c_attn, c_proj, c_fc",
-        ) from error
+    return get_peft_model(gpt.gpt, config)
 
 
 def save_adapter(adapter: Any, gpt: Any, folder: Path) -> None:

@@ -100,14 +100,18 @@ class States:
 
     @classmethod
     def of(cls, job: TrainingJob) -> States:
-        """Those of a run, without what a killed one was writing."""
+        """Those of a run."""
+        return cls(job, monotonic())
+
+    @staticmethod
+    def tidy(job: TrainingJob) -> None:
+        """Remove what a killed run was writing."""
         for folder in (job.run_dir, job.states_dir, job.best_dir):
             for unfinished in folder.glob(".*"):
                 if unfinished.is_dir():
                     shutil.rmtree(unfinished)
                 else:
                     unfinished.unlink()
-        return cls(job, monotonic())
 
     def resume(self, learner: Trained) -> Curve:
         """Put the last state back, or start."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -65,7 +66,7 @@ def train(job: TrainingJob, tell: Tell) -> TrainingReport:
     """
     if job.report.is_file():
         return TrainingReport.read(job.report)
-    with _memory_explained():
+    with _memory_explained(), _lost_process_explained():
         return _train(job, tell)
 
 
@@ -98,6 +99,8 @@ def _train(job: TrainingJob, tell: Tell) -> TrainingReport:
     )
     probes = _probes(job, model, data, tell) if leads and settings.forgetting.sentences else None
     untrained = learner.probe_losses(probes)
+    if leads:
+        States.tidy(job)
     states = States.of(job)
     curve = states.resume(learner)
     accelerator.wait_for_everyone()
@@ -564,6 +567,22 @@ def _memory_explained() -> Iterator[None]:
             remedy="Lower it and raise gradient_accumulation by as much; then set "
             "gradient_checkpointing: true; then train an adapter (lora.enabled) of a lower rank. "
             "The run goes on from its last state",
+        ) from error
+
+
+@contextmanager
+def _lost_process_explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # What torch's two ways between processes raise has no class of its own.
+        if not torch.distributed.is_initialized() or not re.search("gloo|NCCL", str(error)):
+            raise
+        raise TrainingError(
+            f"Another process of this run ended: {str(error).splitlines()[0]}",
+            where="processes in training.yaml",
+            remedy="Read the run's log. A process that was killed mostly means that memory ran "
+            "out: lower batch_size or processes. Started again, it goes on from its last state",
         ) from error
 
 

@@ -146,7 +146,7 @@ def test_the_public_model_asks_for_its_licence_first(
         ({}, []),
         ({"damaged": {"vocab.json": "it is missing"}}, [("checksums_match", "error")]),
         ({"accepted": False}, [("licence_accepted", "error")]),
-        ({"finite": False}, [("weights_finite", "error")]),
+        ({"broken": ["gpt.mel_head.bias"]}, [("weights_finite", "error")]),
         ({"languages": ("en",)}, [("speaks_portuguese", "warn")]),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_base_model_is_judged_by_files_licence_weights_and_vocabulary(
         "damaged": {},
         "accepted": True,
         "acceptance": "not needed",
-        "finite": True,
+        "broken": [],
         "languages": ("pt",),
     }
     verdicts = judge(read_manifest(tiny_dir), **{**good, **changed})
@@ -181,7 +181,7 @@ def test_a_nan_in_a_weight_is_found(tmp_path: Path, tiny_dir: Path) -> None:
     state = load_file(tmp_path / "model.safetensors")
     state["gpt.mel_head.bias"][3] = float("nan")
     save_file(state, tmp_path / "model.safetensors")
-    assert _count_parameters(tmp_path)[1] is False
+    assert _count_parameters(tmp_path)[1] == ["gpt.mel_head.bias"]
 
 
 def test_the_stage_is_defined_without_importing_torch() -> None:

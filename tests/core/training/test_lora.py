@@ -81,5 +81,7 @@ def test_a_saved_adapter_is_read_by_peft(
 
 
 def test_a_target_that_the_model_has_not_is_refused(gpt: Any) -> None:
-    with pytest.raises(SettingsError, match=r"lora\.targets"):
-        add_lora(gpt, LoraSettings(targets=("q_proj",)))
+    with pytest.raises(SettingsError, match=r"lora\.targets.*no layers q_proj, c_fcx"):
+        add_lora(gpt, LoraSettings(targets=("q_proj", "c_attn", "c_fcx")))
+    assert all(parameter.requires_grad for parameter in gpt.gpt.h.parameters())
+    add_lora(gpt, LoraSettings(targets=("attn.c_proj",)))

@@ -31,16 +31,16 @@ from xtts_core.training.mel import conditioning_mel
 from xtts_core.training.trainer import train
 
 SAMPLES = 2 * SAMPLE_RATE_HZ
-LORA = {
+LORA: dict[str, Any] = {
     "lora": {
         **{"enabled": True, "rank": 32, "alpha": 64, "dropout": 0},
         **{"train_heads": True, "train_embeddings": True},
     },
     "optimisation": {"epochs": 60, "learning_rate_lora": 1e-2},
 }
-FULL = {
+FULL: dict[str, Any] = {
     "lora": {"enabled": False},
-    "optimisation": {"epochs": 110, "learning_rate_full": 3e-3},
+    "optimisation": {"epochs": 50, "learning_rate_full": 6e-3, "batch_size": 2},
 }
 
 
@@ -101,7 +101,8 @@ def merged(job: TrainingJob) -> Any:
 @torch.no_grad()
 def voice(job: TrainingJob, batch: Batch) -> torch.Tensor:
     """The mel of its span, as coqui-tts's `GPT.forward` takes it."""
-    return conditioning_mel(load_mel_stats(job.base_dir))(batch.conditioning)[:, None]
+    mel: torch.Tensor = conditioning_mel(load_mel_stats(job.base_dir))(batch.conditioning)
+    return mel[:, None]
 
 
 @pytest.mark.parametrize("settings", [LORA, FULL], ids=["LoRA, merged", "full"])

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -148,6 +149,23 @@ def test_of_two_processes_the_one_that_fails_is_heard(job: TrainingJob, tmp_path
     broken.run_dir.mkdir()
     with pytest.raises(TrainingError, match="not a finite number"):
         run_training(broken, silent, lambda line: None)
+
+
+def test_of_two_processes_one_that_is_killed_ends_the_run_with_the_setting_to_lower(
+    job: TrainingJob,
+) -> None:
+    job = with_settings(job, optimisation={"epochs": 500, "gradient_accumulation": 2})
+    job = replace(job, settings=job.settings.model_copy(update={"processes": 2}))
+    job.run_dir.mkdir()
+
+    def kill_the_other(line: str) -> None:
+        if line.startswith("epoch 1"):
+            for process in psutil.Process().children(recursive=True):
+                if process.environ().get("RANK") == "1":
+                    process.kill()
+
+    with pytest.raises(TrainingError, match="memory ran out"):
+        run_training(job, silent, kill_the_other)
 
 
 @pytest.mark.parametrize("lora", [True, False])
