@@ -114,6 +114,18 @@ class ClonedVoice:
 
 
 @dataclass(frozen=True)
+class VoiceInfo:
+    """A cloned voice, as it was described when it was cloned."""
+
+    voice_id: str
+    label: str
+    consent: str
+    reference_s: float
+    reference_count: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """The model that serves, and why the newest one does not (`last_error`, "" where it does).
 
@@ -274,6 +286,30 @@ class SynthesisClient:
             speech=_speech(response.speech) if response.HasField("speech") else None,
         )
 
+    def list_voices(self) -> Iterator[VoiceInfo]:
+        """The cloned voices in the order of their ids, fetched a page at a time."""
+        token = ""
+        while True:
+            request = pb.ListVoicesRequest(page_token=token)
+            with self._reported():
+                response = self._stub.ListVoices(request, timeout=self._timeout_s)
+            yield from map(_voice, response.voices)
+            token = response.next_page_token
+            if not token:
+                return
+
+    def get_voice(self, voice_id: str) -> VoiceInfo:
+        """One cloned voice."""
+        request = pb.GetVoiceRequest(voice_id=voice_id)
+        with self._reported():
+            return _voice(self._stub.GetVoice(request, timeout=self._timeout_s).voice)
+
+    def delete_voice(self, voice_id: str) -> None:
+        """Remove a cloned voice and its reference audio for good."""
+        request = pb.DeleteVoiceRequest(voice_id=voice_id)
+        with self._reported():
+            self._stub.DeleteVoice(request, timeout=self._timeout_s)
+
     def get_model(self) -> ModelInfo:
         """The model that serves, and what became of the last attempt to load another."""
         with self._reported():
@@ -356,6 +392,17 @@ def _speech(speech: pb.Speech) -> Speech:
         model_version=speech.model_version,
         seed=speech.seed,
         real_time_factor=speech.real_time_factor,
+    )
+
+
+def _voice(voice: pb.Voice) -> VoiceInfo:
+    return VoiceInfo(
+        voice_id=voice.voice_id,
+        label=voice.label,
+        consent=voice.consent,
+        reference_s=voice.reference_s,
+        reference_count=voice.reference_count,
+        created_at=voice.created_at.ToDatetime(tzinfo=UTC),
     )
 
 

@@ -75,12 +75,17 @@ class Model:
         Raises:
             VoiceNotFoundError: there is no such voice.
         """
+        # Looked up each time: a voice that was deleted meanwhile is not spoken in any more.
+        references = self.speakers.get(voice_id) or self._voices.get(voice_id).references
         known = self._latents.get(voice_id)
         if known is None:
-            references = self.speakers.get(voice_id) or self._voices.get(voice_id).references
             known = self.engine.latents([read_reference(path) for path in references])
             self._latents[voice_id] = known
         return known
+
+    def forget(self, voice_id: str) -> None:
+        """Let go of the latents of a voice."""
+        self._latents.pop(voice_id, None)
 
     def voices_in_use(self) -> list[str]:
         """The voices that calls have asked for."""

@@ -29,7 +29,7 @@ from xtts_grpc.client import REASON_KEY
 from xtts_grpc.reload import Source
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
-from xtts_grpc.validation import Task, check_utterance
+from xtts_grpc.validation import Task, check_page_size, check_utterance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from xtts_core.model.engine import Latents
     from xtts_core.settings import ServiceSettings
     from xtts_grpc.reload import Model, ModelStore, ReleaseFollower
-    from xtts_grpc.voices import VoiceStore
+    from xtts_grpc.voices import Voice, VoiceStore
 
     FloatArray = NDArray[np.float32]
 
@@ -136,6 +136,37 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                 reference_s=voice.reference_s,
                 speech=self._speech(model, task, latents, form, context) if task else None,
             )
+
+    def ListVoices(  # noqa: N802
+        self, request: pb.ListVoicesRequest, context: grpc.ServicerContext
+    ) -> pb.ListVoicesResponse:
+        with _answering(context):
+            size = check_page_size(request.page_size)
+            ids = [voice_id for voice_id in self._voices.ids() if voice_id > request.page_token]
+            response = pb.ListVoicesResponse(
+                next_page_token=ids[size - 1] if len(ids) > size else ""
+            )
+            for voice_id in ids[:size]:
+                # Another call may be deleting it.
+                with contextlib.suppress(VoiceNotFoundError):
+                    response.voices.append(_voice(self._voices.get(voice_id)))
+            return response
+
+    def GetVoice(  # noqa: N802
+        self, request: pb.GetVoiceRequest, context: grpc.ServicerContext
+    ) -> pb.GetVoiceResponse:
+        with _answering(context):
+            return pb.GetVoiceResponse(voice=_voice(self._voices.get(request.voice_id)))
+
+    def DeleteVoice(  # noqa: N802
+        self, request: pb.DeleteVoiceRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteVoiceResponse:
+        with _answering(context):
+            self._voices.delete(request.voice_id)
+            if model := self._store.serving:
+                model.forget(request.voice_id)
+            log.info("deleted voice=%s", request.voice_id)
+            return pb.DeleteVoiceResponse()
 
     def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.ServicerContext
@@ -288,6 +319,17 @@ def _log_speech(model: Model, task: Task, duration_s: float, seconds: float) -> 
     log.info(
         "spoke model=%s language=%s characters=%d duration_s=%.2f work_s=%.2f",
         *(model.version, task.language, len(task.text), duration_s, seconds),
+    )
+
+
+def _voice(voice: Voice) -> pb.Voice:
+    return pb.Voice(
+        voice_id=voice.voice_id,
+        label=voice.label,
+        consent=voice.consent,
+        reference_s=voice.reference_s,
+        reference_count=len(voice.references),
+        created_at=_timestamp(voice.created_at),
     )
 
 

@@ -15,6 +15,7 @@ from xtts_grpc.v1 import synthesis_pb2 as pb
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
 MAX_TEMPERATURE = 2.0
 MAX_REPETITION_PENALTY = 20.0
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1_000
 
 _SEEDS = 2**32
 
@@ -27,6 +28,21 @@ class Task:
     language: str
     sampling: Sampling
     seed: int
+
+
+def check_page_size(asked: int) -> int:
+    """How many items a page may hold.
+
+    Raises:
+        RequestError: more than a page may ever hold.
+    """
+    if asked > MAX_PAGE_SIZE:
+        raise RequestError(
+            f"{asked} items are too many for a page",
+            where="page_size",
+            remedy=f"Ask for up to {MAX_PAGE_SIZE}",
+        )
+    return asked or DEFAULT_PAGE_SIZE
 
 
 def default_sampling(settings: EngineSettings, *, seed: int) -> Sampling:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
 import soundfile
@@ -31,6 +33,7 @@ MAX_CONSENT_CHARACTERS = 2_000
 
 _VOICE_ID = re.compile(r"voice-[0-9a-f]{16}")
 _RECORD = "voice.json"
+_DELETED = ".deleted-"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Voice:
     reference_s: float
     label: str
     consent: str
+    created_at: datetime
 
 
 class VoiceStore:
@@ -58,7 +62,7 @@ class VoiceStore:
         self._root = root
         self._settings = settings
         self._max_voices = max_voices
-        self._adding = threading.Lock()
+        self._changing = threading.Lock()
 
     def add(self, files: Sequence[bytes], *, label: str = "", consent: str = "") -> Voice:
         """Keep recordings of one speaker, in any format that libsndfile reads.
@@ -73,7 +77,7 @@ class VoiceStore:
         references = self._decode(files)
         reference_s = sum(map(len, references)) / SAMPLE_RATE_HZ
         voice_id = _voice_id(references)
-        with self._adding:
+        with self._changing:
             if not self._folder(voice_id).is_dir():
                 self._require_room()
                 self._write(voice_id, references, reference_s, label, consent)
@@ -100,7 +104,21 @@ class VoiceStore:
             reference_s=record["reference_s"],
             label=record["label"],
             consent=record["consent"],
+            created_at=datetime.fromisoformat(record["created_at"]),
         )
+
+    def delete(self, voice_id: str) -> None:
+        """Remove a voice and its reference audio.
+
+        Raises:
+            VoiceNotFoundError: there is none.
+        """
+        with self._changing:
+            self.get(voice_id)
+            # Renamed first: gone at once; what a killed service leaves of it goes the next time.
+            self._folder(voice_id).rename(self._root / f"{_DELETED}{voice_id}-{token_hex(4)}")
+            for deleted in self._root.glob(f"{_DELETED}*"):
+                rmtree(deleted)
 
     def ids(self) -> list[str]:
         """The ids of all voices, sorted."""

@@ -50,6 +50,21 @@ class SynthesisServiceStub:
                 request_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.CloneVoiceRequest.SerializeToString,
                 response_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.CloneVoiceResponse.FromString,
                 _registered_method=True)
+        self.ListVoices = channel.unary_unary(
+                '/xtts.v1.SynthesisService/ListVoices',
+                request_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.ListVoicesRequest.SerializeToString,
+                response_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.ListVoicesResponse.FromString,
+                _registered_method=True)
+        self.GetVoice = channel.unary_unary(
+                '/xtts.v1.SynthesisService/GetVoice',
+                request_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.GetVoiceRequest.SerializeToString,
+                response_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.GetVoiceResponse.FromString,
+                _registered_method=True)
+        self.DeleteVoice = channel.unary_unary(
+                '/xtts.v1.SynthesisService/DeleteVoice',
+                request_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.DeleteVoiceRequest.SerializeToString,
+                response_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.DeleteVoiceResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/xtts.v1.SynthesisService/GetModel',
                 request_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.GetModelRequest.SerializeToString,
@@ -93,6 +108,33 @@ class SynthesisServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVoices(self, request, context):
+        """Lists the cloned voices in the order of their ids, a page at a time. The speakers that the model
+        brings along are in GetModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVoice(self, request, context):
+        """Tells of one cloned voice.
+
+        NOT_FOUND: there is no such voice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVoice(self, request, context):
+        """Removes a cloned voice and its reference audio for good. Calls that speak in it end as they
+        would have.
+
+        NOT_FOUND: there is no such voice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Tells which model serves, and what became of the last attempt to load another.
         """
@@ -127,6 +169,21 @@ def add_SynthesisServiceServicer_to_server(servicer, server):
                     servicer.CloneVoice,
                     request_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.CloneVoiceRequest.FromString,
                     response_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.CloneVoiceResponse.SerializeToString,
+            ),
+            'ListVoices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVoices,
+                    request_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.ListVoicesRequest.FromString,
+                    response_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.ListVoicesResponse.SerializeToString,
+            ),
+            'GetVoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVoice,
+                    request_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.GetVoiceRequest.FromString,
+                    response_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.GetVoiceResponse.SerializeToString,
+            ),
+            'DeleteVoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVoice,
+                    request_deserializer=xtts__grpc_dot_v1_dot_synthesis__pb2.DeleteVoiceRequest.FromString,
+                    response_serializer=xtts__grpc_dot_v1_dot_synthesis__pb2.DeleteVoiceResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -221,6 +278,87 @@ class SynthesisService:
             '/xtts.v1.SynthesisService/CloneVoice',
             xtts__grpc_dot_v1_dot_synthesis__pb2.CloneVoiceRequest.SerializeToString,
             xtts__grpc_dot_v1_dot_synthesis__pb2.CloneVoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVoices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xtts.v1.SynthesisService/ListVoices',
+            xtts__grpc_dot_v1_dot_synthesis__pb2.ListVoicesRequest.SerializeToString,
+            xtts__grpc_dot_v1_dot_synthesis__pb2.ListVoicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xtts.v1.SynthesisService/GetVoice',
+            xtts__grpc_dot_v1_dot_synthesis__pb2.GetVoiceRequest.SerializeToString,
+            xtts__grpc_dot_v1_dot_synthesis__pb2.GetVoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xtts.v1.SynthesisService/DeleteVoice',
+            xtts__grpc_dot_v1_dot_synthesis__pb2.DeleteVoiceRequest.SerializeToString,
+            xtts__grpc_dot_v1_dot_synthesis__pb2.DeleteVoiceResponse.FromString,
             options,
             channel_credentials,
             insecure,
