@@ -154,6 +154,24 @@ class Reloaded:
     changed: bool
 
 
+@dataclass(frozen=True)
+class ClientTls:
+    """Certificates in PEM.
+
+    Attributes:
+        ca: what the service's certificate was signed with (None: the system's own).
+        certificate, key: the caller's, where the service asks for one.
+    """
+
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """What a channel is opened with."""
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
+
+
 class SynthesisClient:
     """A connection to one service.
 
@@ -163,15 +181,27 @@ class SynthesisClient:
     Args:
         address: `host:port`.
         timeout_s: the deadline of each call, in seconds.
+        token: what the service knows its callers by.
+        tls: the certificates to call with (None: the call is not encrypted).
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 300.0,
+        token: str | None = None,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._address = address
         self._timeout_s = timeout_s
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         # A reply holds a whole utterance, which can exceed gRPC's default of 4 MB.
-        self._channel = grpc.insecure_channel(
-            address, options=[("grpc.max_receive_message_length", -1)]
-        )
+        options = [("grpc.max_receive_message_length", -1)]
+        if tls:
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=options)
+        else:
+            self._channel = grpc.insecure_channel(address, options=options)
         self._stub = cast(Any, pb_grpc).SynthesisServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -224,7 +254,9 @@ class SynthesisClient:
             format=_format(encoding, sample_rate_hz),
         )
         with self._reported():
-            response = self._stub.Synthesize(request, timeout=self._timeout_s)
+            response = self._stub.Synthesize(
+                request, timeout=self._timeout_s, metadata=self._metadata
+            )
         return _speech(response.speech)
 
     def stream(
@@ -249,7 +281,9 @@ class SynthesisClient:
             format=_format(encoding, sample_rate_hz),
         )
         with self._reported():
-            call = self._stub.SynthesizeStream(request, timeout=self._timeout_s)
+            call = self._stub.SynthesizeStream(
+                request, timeout=self._timeout_s, metadata=self._metadata
+            )
             try:
                 for response in call:
                     yield _stream_part(response)
@@ -279,7 +313,9 @@ class SynthesisClient:
             format=_format(encoding, sample_rate_hz),
         )
         with self._reported():
-            response = self._stub.CloneVoice(request, timeout=self._timeout_s)
+            response = self._stub.CloneVoice(
+                request, timeout=self._timeout_s, metadata=self._metadata
+            )
         return ClonedVoice(
             voice_id=response.voice_id,
             reference_s=response.reference_s,
@@ -292,7 +328,9 @@ class SynthesisClient:
         while True:
             request = pb.ListVoicesRequest(page_token=token)
             with self._reported():
-                response = self._stub.ListVoices(request, timeout=self._timeout_s)
+                response = self._stub.ListVoices(
+                    request, timeout=self._timeout_s, metadata=self._metadata
+                )
             yield from map(_voice, response.voices)
             token = response.next_page_token
             if not token:
@@ -302,18 +340,22 @@ class SynthesisClient:
         """One cloned voice."""
         request = pb.GetVoiceRequest(voice_id=voice_id)
         with self._reported():
-            return _voice(self._stub.GetVoice(request, timeout=self._timeout_s).voice)
+            return _voice(
+                self._stub.GetVoice(request, timeout=self._timeout_s, metadata=self._metadata).voice
+            )
 
     def delete_voice(self, voice_id: str) -> None:
         """Remove a cloned voice and its reference audio for good."""
         request = pb.DeleteVoiceRequest(voice_id=voice_id)
         with self._reported():
-            self._stub.DeleteVoice(request, timeout=self._timeout_s)
+            self._stub.DeleteVoice(request, timeout=self._timeout_s, metadata=self._metadata)
 
     def get_model(self) -> ModelInfo:
         """The model that serves, and what became of the last attempt to load another."""
         with self._reported():
-            response = self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout_s)
+            response = self._stub.GetModel(
+                pb.GetModelRequest(), timeout=self._timeout_s, metadata=self._metadata
+            )
         source = pb.ModelSource.Name(response.source).removeprefix("MODEL_SOURCE_")
         return ModelInfo(
             serving=response.serving,
@@ -332,7 +374,9 @@ class SynthesisClient:
     def reload_model(self) -> Reloaded:
         """Have the service load the newest release now; returns when it serves."""
         with self._reported():
-            response = self._stub.ReloadModel(pb.ReloadModelRequest(), timeout=self._timeout_s)
+            response = self._stub.ReloadModel(
+                pb.ReloadModelRequest(), timeout=self._timeout_s, metadata=self._metadata
+            )
         return Reloaded(response.model_version, response.release, response.changed)
 
     @contextlib.contextmanager

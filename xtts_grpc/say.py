@@ -10,7 +10,7 @@ import typer
 
 from xtts_core.errors import RequestError, XttsError
 from xtts_core.settings import Environment
-from xtts_grpc.client import StreamEnd, StreamStart, SynthesisClient
+from xtts_grpc.client import ClientTls, StreamEnd, StreamStart, SynthesisClient
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -44,6 +44,17 @@ def say(
         str | None, typer.Option(help="host:port of the service. Default: XTTS_GRPC_ADDRESS.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds after which to give up.")] = 300.0,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with the token that the service knows you by.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(help="Call with TLS: the certificate that the service's was signed with."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Your certificate, where the service asks for one.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of your certificate.")] = None,
 ) -> None:
     """Speak TEXT in a voice and write the audio to a file."""
     try:
@@ -60,7 +71,9 @@ def say(
                 remedy="Name a voice, or give a recording to clone it from",
             )
         where = address or Environment.load().grpc_address
-        with SynthesisClient(where, timeout_s=timeout) as client:
+        token = _read(token_file).decode().strip() if token_file else None
+        tls = _tls(tls_ca, tls_cert, tls_key)
+        with SynthesisClient(where, timeout_s=timeout, token=token, tls=tls) as client:
             voice_id = voice or _clone(client, reference or [])
             _say(client, text, out, voice_id, language, speed, seed, sample_rate)
     except XttsError as error:
@@ -73,14 +86,30 @@ def main() -> None:
     typer.run(say)
 
 
-def _clone(client: SynthesisClient, references: list[Path]) -> str:
+def _tls(ca: Path | None, certificate: Path | None, key: Path | None) -> ClientTls | None:
+    if not (ca or certificate or key):
+        return None
+    if (certificate is None) != (key is None):
+        raise RequestError(
+            "A certificate needs its key", where="--tls-cert, --tls-key", remedy="Give both"
+        )
+    ca_pem, certificate_pem, key_pem = (
+        _read(path) if path else None for path in (ca, certificate, key)
+    )
+    return ClientTls(ca_pem, certificate_pem, key_pem)
+
+
+def _read(path: Path) -> bytes:
     try:
-        recordings = [path.read_bytes() for path in references]
+        return path.read_bytes()
     except OSError as error:
         raise RequestError(
-            f"The recording cannot be read ({error.strerror})", where=str(error.filename)
+            f"The file cannot be read ({error.strerror})", where=str(error.filename)
         ) from error
-    voice = client.clone_voice(recordings, label=references[0].stem)
+
+
+def _clone(client: SynthesisClient, references: list[Path]) -> str:
+    voice = client.clone_voice(list(map(_read, references)), label=references[0].stem)
     print(f"voice {voice.voice_id} ({voice.reference_s:.1f} s of reference)")
     return voice.voice_id
 

@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha import reflection
 from xtts_core.errors import SettingsError, XttsError
 from xtts_core.settings import Environment
 from xtts_grpc.client import SERVICE_NAME
+from xtts_grpc.security import Tls, Tokens
 
 if TYPE_CHECKING:
     from xtts_core.settings import ServiceSettings
@@ -54,10 +55,13 @@ class Service:
         address: `host:port`; port 0 takes a free one.
         voices_dir: where cloned voices are kept.
         serving: the serving.json to follow, or the one fixed checkpoint to serve.
+        tls: the service's certificate (None: calls are not encrypted).
+        token_file: who may call (None: everybody who reaches the address).
         load_engine: what loads an engine from a checkpoint directory (None: `Engine.load`).
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        SettingsError: the address cannot be listened on, or a certificate or the tokens not be
+            used.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Service:
         voices_dir: Path,
         serving: Path | Checkpoint,
         *,
+        tls: Tls | None = None,
+        token_file: Path | None = None,
         load_engine: LoadEngine | None = None,
     ) -> None:
         from xtts_core.model.engine import Engine
@@ -105,6 +111,7 @@ class Service:
                 # Else a second service could take half of this one's calls.
                 ("grpc.so_reuseport", 0),
             ],
+            interceptors=[Tokens(token_file)] if token_file else [],
         )
         cast(Any, pb_grpc).add_SynthesisServiceServicer_to_server(
             SynthesisServicer(self._store, voices, settings, self._follower), self._server
@@ -113,7 +120,7 @@ class Service:
         reflection.enable_server_reflection(
             (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        self.address = self._listen(address)
+        self.address = self._listen(address, tls)
 
     def start(self) -> None:
         """Answer calls, and bring up the model.
@@ -140,13 +147,18 @@ class Service:
             self._follower.stop()
         self._store.close()
 
-    def _listen(self, address: str) -> str:
+    def _listen(self, address: str, tls: Tls | None) -> str:
         host, _, _ = address.rpartition(":")
+        credentials = tls.credentials() if tls else None
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials:
+                port = self._server.add_secure_port(address, credentials)
+            else:
+                port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise SettingsError(
-                f"The address {address} cannot be listened on",
+                f"The address {address} cannot be listened on"
+                + (", or the certificate and its key cannot be used" if credentials else ""),
                 where="XTTS_GRPC_ADDRESS",
                 remedy="End the program that has it, or take another address",
             ) from error
@@ -252,6 +264,8 @@ def _run(
         address or environment.grpc_address,
         environment.voices_dir,
         choose_serving(environment, strict=strict),
+        tls=Tls.chosen(environment.tls_cert, environment.tls_key, environment.tls_client_ca),
+        token_file=environment.token_file,
     )
     try:
         service.start()
@@ -273,21 +287,11 @@ def _environment(config_dir: Path | None) -> Environment:
 
 
 def _refuse_unsupported(environment: Environment) -> None:
-    """Whoever asks for protection that this service does not give is told, not left open."""
-    asked = {
-        "XTTS_TLS_CERT": environment.tls_cert,
-        "XTTS_TLS_KEY": environment.tls_key,
-        "XTTS_TLS_CLIENT_CA": environment.tls_client_ca,
-        "XTTS_TOKEN_FILE": environment.token_file,
-        "XTTS_METRICS_ADDRESS": environment.metrics_address,
-    }
-    for name, value in asked.items():
-        if value is not None:
-            raise SettingsError(
-                "The service has no TLS, tokens or metrics",
-                where=name,
-                remedy="Unset it, and put a proxy in front of the service where they are needed",
-            )
+    """Whoever asks for figures that this service does not give is told."""
+    if environment.metrics_address is not None:
+        raise SettingsError(
+            "The service has no metrics", where="XTTS_METRICS_ADDRESS", remedy="Unset it"
+        )
 
 
 def _health(good: bool) -> health_pb2.HealthCheckResponse.ServingStatus:

@@ -41,6 +41,7 @@ from xtts_core.settings import (
 )
 from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
 from xtts_grpc.client import SynthesisClient
+from xtts_grpc.security import Tls
 from xtts_grpc.serve import Service
 
 ROOT = Path(__file__).parents[2]
@@ -277,13 +278,20 @@ def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]
     """Starts services; every one is stopped at the end of the test."""
     with ExitStack() as stack:
 
-        def start_one(serving: Any = None, **sections: dict[str, Any]) -> Running:
+        def start_one(
+            serving: Any = None,
+            tls: Tls | None = None,
+            token_file: Path | None = None,
+            **sections: dict[str, Any],
+        ) -> Running:
             gate = Gate()
             service = Service(
                 service_settings(**sections),
                 "127.0.0.1:0",
                 tmp_path / "voices",
                 serving or releases.serving,
+                tls=tls,
+                token_file=token_file,
                 load_engine=gate.load,  # type: ignore[arg-type]
             )
             service.start()
