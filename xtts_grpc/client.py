@@ -1,157 +1,66 @@
-"""A typed client of the synthesis service. Needs grpc and protobuf alone.
+"""Typed clients of the synthesis service. They need grpc and protobuf alone.
 
 with SynthesisClient("127.0.0.1:50051") as client:
     voice = client.clone_voice([Path("reference.wav").read_bytes()])
     speech = client.synthesize("Bom dia!", voice_id=voice.voice_id)
     Path("bom-dia.wav").write_bytes(speech.audio)
+
+`AsyncSynthesisClient` has the same calls to be awaited.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from xtts_core.errors import XttsError
+from xtts_grpc import messages
+from xtts_grpc.messages import (
+    REASON_KEY,
+    SERVICE_NAME,
+    ClonedVoice,
+    Encoding,
+    ModelInfo,
+    Reloaded,
+    SamplingOptions,
+    ServiceDownError,
+    ServiceError,
+    Speech,
+    SpeechOptions,
+    StreamEnd,
+    StreamStart,
+    VoiceInfo,
+)
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
 
-SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["SynthesisService"].full_name
-REASON_KEY = "xtts-reason"
-"""The trailing metadata that carries the service's `XttsError.reason`."""
+__all__ = [
+    "REASON_KEY",
+    "SERVICE_NAME",
+    "AsyncSynthesisClient",
+    "ClientTls",
+    "ClonedVoice",
+    "Encoding",
+    "ModelInfo",
+    "Reloaded",
+    "SamplingOptions",
+    "ServiceDownError",
+    "ServiceError",
+    "Speech",
+    "SpeechOptions",
+    "StreamEnd",
+    "StreamStart",
+    "SynthesisClient",
+    "VoiceInfo",
+]
 
-
-class ServiceError(XttsError):
-    """A call that the service refused or could not answer.
-
-    `code` is the gRPC status; `service_reason` the service's own name of the problem
-    (`XttsError.reason` there), or "" where the service did not answer itself.
-    """
-
-    reason = "service_refused"
-
-    def __init__(
-        self, what: str, *, where: str, code: grpc.StatusCode, service_reason: str
-    ) -> None:
-        super().__init__(what, where=where)
-        self.code = code
-        self.service_reason = service_reason
-
-
-class ServiceDownError(ServiceError):
-    """The service cannot be reached, or is shutting down."""
-
-    reason = "service_down"
-    retryable = True
-
-
-class Encoding(enum.IntEnum):
-    """How samples are packed into bytes (see the proto)."""
-
-    PCM16 = pb.AUDIO_ENCODING_PCM16
-    WAV = pb.AUDIO_ENCODING_WAV
-    FLAC = pb.AUDIO_ENCODING_FLAC
-    OGG_OPUS = pb.AUDIO_ENCODING_OGG_OPUS
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How audio tokens are drawn; None leaves a value to the service's settings."""
-
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float | None = None
-    max_audio_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Speech:
-    """A spoken utterance: `audio` holds `duration_s` seconds in `encoding`."""
-
-    audio: bytes
-    encoding: Encoding
-    sample_rate_hz: int
-    duration_s: float
-    model_version: str
-    seed: int
-    real_time_factor: float
-
-
-@dataclass(frozen=True)
-class StreamStart:
-    """The first part of a stream."""
-
-    encoding: Encoding
-    sample_rate_hz: int
-    model_version: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class StreamEnd:
-    """The last part of a stream."""
-
-    duration_s: float
-    real_time_factor: float
-
-
-@dataclass(frozen=True)
-class ClonedVoice:
-    """A voice, and what it said where a text was given."""
-
-    voice_id: str
-    reference_s: float
-    speech: Speech | None
-
-
-@dataclass(frozen=True)
-class VoiceInfo:
-    """A cloned voice, as it was described when it was cloned."""
-
-    voice_id: str
-    label: str
-    consent: str
-    reference_s: float
-    reference_count: int
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """The model that serves, and why the newest one does not (`last_error`, "" where it does).
-
-    While nothing serves, `serving` is False and everything about a model is empty.
-    """
-
-    serving: bool
-    model_version: str
-    release: int
-    source: str
-    languages: tuple[str, ...]
-    speakers: tuple[str, ...]
-    native_sample_rate_hz: int
-    loaded_at: datetime | None
-    fallback_reason: str
-    last_error: str
-    last_error_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Reloaded:
-    """The model that serves after a reload, and whether another one served before."""
-
-    model_version: str
-    release: int
-    changed: bool
+# A reply holds a whole utterance, which can exceed gRPC's default of 4 MB.
+_OPTIONS = [("grpc.max_receive_message_length", -1)]
 
 
 @dataclass(frozen=True)
@@ -172,7 +81,45 @@ class ClientTls:
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
 
 
-class SynthesisClient:
+class _Client:
+    """What both clients do alike."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 300.0,
+        token: str | None = None,
+        tls: ClientTls | None = None,
+    ) -> None:
+        self._address = address
+        self._call = {
+            "timeout": timeout_s,
+            "metadata": (("authorization", f"Bearer {token}"),) if token else (),
+        }
+        self._channel: Any = self._connect(tls.credentials() if tls else None)
+        self._stub = cast(Any, pb_grpc).SynthesisServiceStub(self._channel)
+
+    def _connect(self, credentials: grpc.ChannelCredentials | None) -> Any:
+        if credentials:
+            return grpc.secure_channel(self._address, credentials, options=_OPTIONS)
+        return grpc.insecure_channel(self._address, options=_OPTIONS)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise messages.error_of(error, self._address) from error
+
+    def _watch(self, timeout_s: float) -> Any:
+        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
+        return health_pb2_grpc.HealthStub(self._channel).Watch(
+            request, timeout=timeout_s, wait_for_ready=True
+        )
+
+
+class SynthesisClient(_Client):
     """A connection to one service.
 
     Every call raises `ServiceError` where the service refuses it, and `ServiceDownError` where
@@ -184,25 +131,6 @@ class SynthesisClient:
         token: what the service knows its callers by.
         tls: the certificates to call with (None: the call is not encrypted).
     """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout_s: float = 300.0,
-        token: str | None = None,
-        tls: ClientTls | None = None,
-    ) -> None:
-        self._address = address
-        self._timeout_s = timeout_s
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        # A reply holds a whole utterance, which can exceed gRPC's default of 4 MB.
-        options = [("grpc.max_receive_message_length", -1)]
-        if tls:
-            self._channel = grpc.secure_channel(address, tls.credentials(), options=options)
-        else:
-            self._channel = grpc.insecure_channel(address, options=options)
-        self._stub = cast(Any, pb_grpc).SynthesisServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -225,68 +153,32 @@ class SynthesisClient:
         Raises:
             ServiceError: that did not happen within `timeout_s` seconds.
         """
-        request = health_pb2.HealthCheckRequest(service=SERVICE_NAME)
         with self._reported():
-            watch = health_pb2_grpc.HealthStub(self._channel).Watch(
-                request, timeout=timeout_s, wait_for_ready=True
-            )
+            watch = self._watch(timeout_s)
             for answer in watch:
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     watch.cancel()
                     return
 
-    def synthesize(
-        self,
-        text: str,
-        *,
-        voice_id: str,
-        language: str = "pt-BR",
-        speed: float | None = None,
-        sampling: SamplingOptions | None = None,
-        seed: int | None = None,
-        encoding: Encoding = Encoding.WAV,
-        sample_rate_hz: int = 0,
-    ) -> Speech:
-        """Speak a text; see SynthesizeRequest for units and ranges."""
-        request = pb.SynthesizeRequest(
-            utterance=_utterance(text, language, speed, sampling, seed),
-            voice_id=voice_id,
-            format=_format(encoding, sample_rate_hz),
-        )
+    def synthesize(self, text: str, *, voice_id: str, **options: Unpack[SpeechOptions]) -> Speech:
+        """Speak a text."""
+        request = messages.synthesize_request(text, voice_id, options)
         with self._reported():
-            response = self._stub.Synthesize(
-                request, timeout=self._timeout_s, metadata=self._metadata
-            )
-        return _speech(response.speech)
+            return messages.speech_of(self._stub.Synthesize(request, **self._call).speech)
 
     def stream(
-        self,
-        text: str,
-        *,
-        voice_id: str,
-        language: str = "pt-BR",
-        speed: float | None = None,
-        sampling: SamplingOptions | None = None,
-        seed: int | None = None,
-        encoding: Encoding = Encoding.PCM16,
-        sample_rate_hz: int = 0,
+        self, text: str, *, voice_id: str, **options: Unpack[SpeechOptions]
     ) -> Iterator[StreamStart | bytes | StreamEnd]:
         """Speak a text: one `StreamStart`, the audio's bytes, one `StreamEnd`.
 
         Closing the iterator cancels the call.
         """
-        request = pb.SynthesizeStreamRequest(
-            utterance=_utterance(text, language, speed, sampling, seed),
-            voice_id=voice_id,
-            format=_format(encoding, sample_rate_hz),
-        )
+        request = messages.stream_request(text, voice_id, options)
         with self._reported():
-            call = self._stub.SynthesizeStream(
-                request, timeout=self._timeout_s, metadata=self._metadata
-            )
+            call = self._stub.SynthesizeStream(request, **self._call)
             try:
                 for response in call:
-                    yield _stream_part(response)
+                    yield messages.stream_part(response)
             finally:
                 call.cancel()
 
@@ -297,42 +189,21 @@ class SynthesisClient:
         label: str = "",
         consent: str = "",
         text: str | None = None,
-        language: str = "pt-BR",
-        speed: float | None = None,
-        sampling: SamplingOptions | None = None,
-        seed: int | None = None,
-        encoding: Encoding = Encoding.WAV,
-        sample_rate_hz: int = 0,
+        **options: Unpack[SpeechOptions],
     ) -> ClonedVoice:
         """Keep recordings of one speaker (whole files) as a voice; say `text` in it if given."""
-        request = pb.CloneVoiceRequest(
-            references=references,
-            label=label,
-            consent=consent,
-            utterance=None if text is None else _utterance(text, language, speed, sampling, seed),
-            format=_format(encoding, sample_rate_hz),
-        )
+        request = messages.clone_request(references, label, consent, text, options)
         with self._reported():
-            response = self._stub.CloneVoice(
-                request, timeout=self._timeout_s, metadata=self._metadata
-            )
-        return ClonedVoice(
-            voice_id=response.voice_id,
-            reference_s=response.reference_s,
-            speech=_speech(response.speech) if response.HasField("speech") else None,
-        )
+            return messages.cloned_of(self._stub.CloneVoice(request, **self._call))
 
     def list_voices(self) -> Iterator[VoiceInfo]:
         """The cloned voices in the order of their ids, fetched a page at a time."""
         token = ""
         while True:
-            request = pb.ListVoicesRequest(page_token=token)
             with self._reported():
-                response = self._stub.ListVoices(
-                    request, timeout=self._timeout_s, metadata=self._metadata
-                )
-            yield from map(_voice, response.voices)
-            token = response.next_page_token
+                page = self._stub.ListVoices(pb.ListVoicesRequest(page_token=token), **self._call)
+            yield from map(messages.voice_of, page.voices)
+            token = page.next_page_token
             if not token:
                 return
 
@@ -340,133 +211,132 @@ class SynthesisClient:
         """One cloned voice."""
         request = pb.GetVoiceRequest(voice_id=voice_id)
         with self._reported():
-            return _voice(
-                self._stub.GetVoice(request, timeout=self._timeout_s, metadata=self._metadata).voice
-            )
+            return messages.voice_of(self._stub.GetVoice(request, **self._call).voice)
 
     def delete_voice(self, voice_id: str) -> None:
         """Remove a cloned voice and its reference audio for good."""
-        request = pb.DeleteVoiceRequest(voice_id=voice_id)
         with self._reported():
-            self._stub.DeleteVoice(request, timeout=self._timeout_s, metadata=self._metadata)
+            self._stub.DeleteVoice(pb.DeleteVoiceRequest(voice_id=voice_id), **self._call)
 
     def get_model(self) -> ModelInfo:
         """The model that serves, and what became of the last attempt to load another."""
         with self._reported():
-            response = self._stub.GetModel(
-                pb.GetModelRequest(), timeout=self._timeout_s, metadata=self._metadata
-            )
-        source = pb.ModelSource.Name(response.source).removeprefix("MODEL_SOURCE_")
-        return ModelInfo(
-            serving=response.serving,
-            model_version=response.model_version,
-            release=response.release,
-            source="" if response.source == 0 else source.lower().replace("_", "-"),
-            languages=tuple(response.languages),
-            speakers=tuple(response.speakers),
-            native_sample_rate_hz=response.native_sample_rate_hz,
-            loaded_at=_moment(response, "loaded_at"),
-            fallback_reason=response.fallback_reason,
-            last_error=response.last_error,
-            last_error_at=_moment(response, "last_error_at"),
-        )
+            return messages.model_of(self._stub.GetModel(pb.GetModelRequest(), **self._call))
 
     def reload_model(self) -> Reloaded:
         """Have the service load the newest release now; returns when it serves."""
         with self._reported():
-            response = self._stub.ReloadModel(
-                pb.ReloadModelRequest(), timeout=self._timeout_s, metadata=self._metadata
-            )
+            response = self._stub.ReloadModel(pb.ReloadModelRequest(), **self._call)
         return Reloaded(response.model_version, response.release, response.changed)
 
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise self._translated(error) from error
 
-    def _translated(self, error: Any) -> ServiceError:
-        trailing = dict(error.trailing_metadata() or ())
-        code = error.code()
-        kind = ServiceDownError if code is grpc.StatusCode.UNAVAILABLE else ServiceError
-        return kind(
-            error.details() or code.name,
-            where=self._address,
-            code=code,
-            service_reason=str(trailing.get(REASON_KEY, "")),
-        )
+class AsyncSynthesisClient(_Client):
+    """A connection to one service for asyncio, with the arguments and the calls of
+    `SynthesisClient`. A call whose task is cancelled ends on the service too."""
 
+    async def __aenter__(self) -> Self:
+        return self
 
-def _utterance(
-    text: str,
-    language: str,
-    speed: float | None,
-    sampling: SamplingOptions | None,
-    seed: int | None,
-) -> pb.Utterance:
-    options = sampling or SamplingOptions()
-    return pb.Utterance(
-        text=text,
-        language=language,
-        speed=speed,
-        sampling=pb.SamplingSettings(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            repetition_penalty=options.repetition_penalty,
-            max_audio_tokens=options.max_audio_tokens,
-        ),
-        seed=seed,
-    )
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
 
+    def _connect(self, credentials: grpc.ChannelCredentials | None) -> Any:
+        if credentials:
+            return grpc.aio.secure_channel(self._address, credentials, options=_OPTIONS)
+        return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
 
-def _format(encoding: Encoding, sample_rate_hz: int) -> pb.AudioFormat:
-    return pb.AudioFormat(
-        encoding=cast(pb.AudioEncoding, int(encoding)), sample_rate_hz=sample_rate_hz
-    )
+    async def close(self) -> None:
+        """End the connection."""
+        await self._channel.close()
 
+    async def wait_until_serving(self, timeout_s: float) -> None:
+        """Return once the service is up and a model serves.
 
-def _speech(speech: pb.Speech) -> Speech:
-    return Speech(
-        audio=speech.audio,
-        encoding=Encoding(speech.format.encoding),
-        sample_rate_hz=speech.format.sample_rate_hz,
-        duration_s=speech.duration_s,
-        model_version=speech.model_version,
-        seed=speech.seed,
-        real_time_factor=speech.real_time_factor,
-    )
+        Raises:
+            ServiceError: that did not happen within `timeout_s` seconds.
+        """
+        with self._reported():
+            watch = self._watch(timeout_s)
+            async for answer in watch:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    watch.cancel()
+                    return
 
+    async def synthesize(
+        self, text: str, *, voice_id: str, **options: Unpack[SpeechOptions]
+    ) -> Speech:
+        """Speak a text."""
+        request = messages.synthesize_request(text, voice_id, options)
+        with self._reported():
+            response = await self._stub.Synthesize(request, **self._call)
+        return messages.speech_of(response.speech)
 
-def _voice(voice: pb.Voice) -> VoiceInfo:
-    return VoiceInfo(
-        voice_id=voice.voice_id,
-        label=voice.label,
-        consent=voice.consent,
-        reference_s=voice.reference_s,
-        reference_count=voice.reference_count,
-        created_at=voice.created_at.ToDatetime(tzinfo=UTC),
-    )
+    async def stream(
+        self, text: str, *, voice_id: str, **options: Unpack[SpeechOptions]
+    ) -> AsyncIterator[StreamStart | bytes | StreamEnd]:
+        """Speak a text: one `StreamStart`, the audio's bytes, one `StreamEnd`.
 
+        Closing the iterator (`aclose`) cancels the call.
+        """
+        request = messages.stream_request(text, voice_id, options)
+        with self._reported():
+            call = self._stub.SynthesizeStream(request, **self._call)
+            try:
+                async for response in call:
+                    yield messages.stream_part(response)
+            finally:
+                call.cancel()
 
-def _stream_part(response: pb.SynthesizeStreamResponse) -> StreamStart | bytes | StreamEnd:
-    part = response.WhichOneof("part")
-    if part == "start":
-        start = response.start
-        return StreamStart(
-            encoding=Encoding(start.format.encoding),
-            sample_rate_hz=start.format.sample_rate_hz,
-            model_version=start.model_version,
-            seed=start.seed,
-        )
-    if part == "end":
-        return StreamEnd(response.end.duration_s, response.end.real_time_factor)
-    return response.audio
+    async def clone_voice(
+        self,
+        references: Sequence[bytes],
+        *,
+        label: str = "",
+        consent: str = "",
+        text: str | None = None,
+        **options: Unpack[SpeechOptions],
+    ) -> ClonedVoice:
+        """Keep recordings of one speaker (whole files) as a voice; say `text` in it if given."""
+        request = messages.clone_request(references, label, consent, text, options)
+        with self._reported():
+            return messages.cloned_of(await self._stub.CloneVoice(request, **self._call))
 
+    async def list_voices(self) -> AsyncIterator[VoiceInfo]:
+        """The cloned voices in the order of their ids, fetched a page at a time."""
+        token = ""
+        while True:
+            request = pb.ListVoicesRequest(page_token=token)
+            with self._reported():
+                page = await self._stub.ListVoices(request, **self._call)
+            for voice in page.voices:
+                yield messages.voice_of(voice)
+            token = page.next_page_token
+            if not token:
+                return
 
-def _moment(response: pb.GetModelResponse, field: str) -> datetime | None:
-    if not response.HasField(cast(Any, field)):
-        return None
-    stamp: Timestamp = getattr(response, field)
-    return stamp.ToDatetime(tzinfo=UTC)
+    async def get_voice(self, voice_id: str) -> VoiceInfo:
+        """One cloned voice."""
+        request = pb.GetVoiceRequest(voice_id=voice_id)
+        with self._reported():
+            return messages.voice_of((await self._stub.GetVoice(request, **self._call)).voice)
+
+    async def delete_voice(self, voice_id: str) -> None:
+        """Remove a cloned voice and its reference audio for good."""
+        with self._reported():
+            await self._stub.DeleteVoice(pb.DeleteVoiceRequest(voice_id=voice_id), **self._call)
+
+    async def get_model(self) -> ModelInfo:
+        """The model that serves, and what became of the last attempt to load another."""
+        with self._reported():
+            return messages.model_of(await self._stub.GetModel(pb.GetModelRequest(), **self._call))
+
+    async def reload_model(self) -> Reloaded:
+        """Have the service load the newest release now; returns when it serves."""
+        with self._reported():
+            response = await self._stub.ReloadModel(pb.ReloadModelRequest(), **self._call)
+        return Reloaded(response.model_version, response.release, response.changed)
