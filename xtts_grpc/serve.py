@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from grpc_reflection.v1alpha import reflection
 from xtts_core.errors import SettingsError, XttsError
 from xtts_core.settings import Environment
 from xtts_grpc.client import SERVICE_NAME
+from xtts_grpc.metrics import MeasuredCalls, Metrics
 from xtts_grpc.security import Tls, Tokens
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Service:
         serving: the serving.json to follow, or the one fixed checkpoint to serve.
         tls: the service's certificate (None: calls are not encrypted).
         token_file: who may call (None: everybody who reaches the address).
+        metrics_address: `host:port` of `GET /metrics` for Prometheus (None: nowhere).
         load_engine: what loads an engine from a checkpoint directory (None: `Engine.load`).
 
     Raises:
@@ -73,6 +76,7 @@ class Service:
         *,
         tls: Tls | None = None,
         token_file: Path | None = None,
+        metrics_address: str | None = None,
         load_engine: LoadEngine | None = None,
     ) -> None:
         from xtts_core.model.engine import Engine
@@ -85,6 +89,9 @@ class Service:
         self._serving = serving
         self._names = ("", SERVICE_NAME)
         self._health = health.HealthServicer()
+        self._metrics = Metrics()
+        self._metrics_address = metrics_address
+        self._stop_metrics: Callable[[], None] | None = None
         self._report_health(serving=False, refused=False)
         voices = VoiceStore(voices_dir, settings.voices, settings.limits.max_voices)
         self._store = ModelStore(
@@ -111,10 +118,14 @@ class Service:
                 # Else a second service could take half of this one's calls.
                 ("grpc.so_reuseport", 0),
             ],
-            interceptors=[Tokens(token_file)] if token_file else [],
+            interceptors=[
+                MeasuredCalls(self._metrics),
+                *([Tokens(token_file)] if token_file else []),
+            ],
         )
         cast(Any, pb_grpc).add_SynthesisServiceServicer_to_server(
-            SynthesisServicer(self._store, voices, settings, self._follower), self._server
+            SynthesisServicer(self._store, voices, settings, self._follower, self._metrics),
+            self._server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -129,7 +140,10 @@ class Service:
 
         Raises:
             ReleaseError: the one fixed checkpoint cannot be served.
+            SettingsError: the metrics' address cannot be listened on.
         """
+        if self._metrics_address:
+            self._stop_metrics = self._metrics.serve(self._metrics_address)
         self._server.start()
         log.info("listening on %s", self.address)
         if self._follower is not None:
@@ -146,6 +160,8 @@ class Service:
         if self._follower is not None:
             self._follower.stop()
         self._store.close()
+        if self._stop_metrics is not None:
+            self._stop_metrics()
 
     def _listen(self, address: str, tls: Tls | None) -> str:
         host, _, _ = address.rpartition(":")
@@ -168,6 +184,7 @@ class Service:
         for name in self._names:
             self._health.set(name, _health(serving))
         self._health.set(RELOAD_HEALTH, _health(not refused))
+        self._metrics.model(serving=serving, refused=refused)
 
 
 def choose_serving(environment: Environment, *, strict: bool) -> Path | Checkpoint:
@@ -258,7 +275,6 @@ def _run(
         signal.signal(number, lambda *_: stopping.set())
     if end_with_stdin:
         threading.Thread(target=_follow_stdin, args=(stopping,), daemon=True).start()
-    _refuse_unsupported(environment)
     service = Service(
         environment.service(),
         address or environment.grpc_address,
@@ -266,6 +282,7 @@ def _run(
         choose_serving(environment, strict=strict),
         tls=Tls.chosen(environment.tls_cert, environment.tls_key, environment.tls_client_ca),
         token_file=environment.token_file,
+        metrics_address=environment.metrics_address,
     )
     try:
         service.start()
@@ -284,14 +301,6 @@ def _follow_stdin(stopping: threading.Event) -> None:
 def _environment(config_dir: Path | None) -> Environment:
     environment = Environment.load()
     return replace(environment, config_dir=config_dir) if config_dir else environment
-
-
-def _refuse_unsupported(environment: Environment) -> None:
-    """Whoever asks for figures that this service does not give is told."""
-    if environment.metrics_address is not None:
-        raise SettingsError(
-            "The service has no metrics", where="XTTS_METRICS_ADDRESS", remedy="Unset it"
-        )
 
 
 def _health(good: bool) -> health_pb2.HealthCheckResponse.ServingStatus:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from xtts_core.model.engine import Latents
     from xtts_core.settings import ServiceSettings
+    from xtts_grpc.metrics import Metrics
     from xtts_grpc.reload import Model, ModelStore, ReleaseFollower
     from xtts_grpc.voices import Voice, VoiceStore
 
@@ -77,11 +78,13 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         voices: VoiceStore,
         settings: ServiceSettings,
         follower: ReleaseFollower | None,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._voices = voices
         self._settings = settings
         self._follower = follower
+        self._metrics = metrics
         self._room = threading.BoundedSemaphore(settings.server.max_concurrent_calls)
 
     def Synthesize(  # noqa: N802 (the name is the protocol's)
@@ -106,8 +109,12 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             )
             encoder = StreamEncoder(model.engine.sample_rate_hz, form)
             work = _Stopwatch()
+            begun: float | None = monotonic()
             for chunk in work.timed(self._spoken(model, task, latents, context)):
                 if audio := encoder.push(chunk):
+                    if begun is not None:
+                        self._metrics.first_audio(monotonic() - begun)
+                        begun = None
                     yield pb.SynthesizeStreamResponse(audio=audio)
             if audio := encoder.finish():
                 yield pb.SynthesizeStreamResponse(audio=audio)
@@ -117,7 +124,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                     real_time_factor=_real_time_factor(work.seconds, encoder.duration_s),
                 )
             )
-            _log_speech(model, task, encoder.duration_s, work.seconds)
+            self._told(model, task, encoder.duration_s, work.seconds)
 
     def CloneVoice(  # noqa: N802
         self, request: pb.CloneVoiceRequest, context: grpc.ServicerContext
@@ -235,8 +242,15 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             seed=task.seed,
             real_time_factor=_real_time_factor(work.seconds, duration_s),
         )
-        _log_speech(model, task, duration_s, work.seconds)
+        self._told(model, task, duration_s, work.seconds)
         return speech
+
+    def _told(self, model: Model, task: Task, duration_s: float, seconds: float) -> None:
+        self._metrics.spoke(task.language, duration_s, seconds)
+        log.info(
+            "spoke model=%s language=%s characters=%d duration_s=%.2f work_s=%.2f",
+            *(model.version, task.language, len(task.text), duration_s, seconds),
+        )
 
     def _spoken(
         self, model: Model, task: Task, latents: Latents, context: grpc.ServicerContext
@@ -313,13 +327,6 @@ def _real_time_factor(seconds: float, duration_s: float) -> float:
     if duration_s == 0:
         raise ModelError("The model said nothing", remedy="Try another seed")
     return seconds / duration_s
-
-
-def _log_speech(model: Model, task: Task, duration_s: float, seconds: float) -> None:
-    log.info(
-        "spoke model=%s language=%s characters=%d duration_s=%.2f work_s=%.2f",
-        *(model.version, task.language, len(task.text), duration_s, seconds),
-    )
 
 
 def _voice(voice: Voice) -> pb.Voice:

@@ -282,6 +282,7 @@ def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]
             serving: Any = None,
             tls: Tls | None = None,
             token_file: Path | None = None,
+            metrics_address: str | None = None,
             **sections: dict[str, Any],
         ) -> Running:
             gate = Gate()
@@ -292,6 +293,7 @@ def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]
                 serving or releases.serving,
                 tls=tls,
                 token_file=token_file,
+                metrics_address=metrics_address,
                 load_engine=gate.load,  # type: ignore[arg-type]
             )
             service.start()

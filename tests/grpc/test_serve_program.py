@@ -185,7 +185,7 @@ def test_a_service_that_cannot_start_says_why_and_fails(serve_process, environme
         "did you mean 'drain_s'": ({}, ["--config-dir", str(config)]),
         "TLS needs a certificate and its key": ({"XTTS_TLS_CERT": "cert.pem"}, []),
         "XTTS_TOKEN_FILE (": ({"XTTS_TOKEN_FILE": str(tmp_path / "none.txt")}, []),
-        "The service has no metrics": ({"XTTS_METRICS_ADDRESS": "127.0.0.1:0"}, []),
+        "XTTS_METRICS_ADDRESS: The address nowhere": ({"XTTS_METRICS_ADDRESS": "nowhere"}, []),
         "cannot be listened on": ({}, ["--address", "no-such-host.invalid:1"]),
     }
     started = {

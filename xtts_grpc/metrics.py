@@ -1,0 +1,141 @@
+"""What the service tells Prometheus, in seconds and counts, without texts or voices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from xtts_core.errors import SettingsError
+from xtts_grpc.client import SERVICE_NAME
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """The figures of one service."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._calls = Counter(
+            "xtts_calls", "Calls that ended", ["method", "code"], registry=registry
+        )
+        self._call_seconds = Histogram(
+            "xtts_call_seconds",
+            "From the start of a call to its end",
+            ["method"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._running = Gauge(
+            "xtts_calls_running", "Calls that are being answered", ["method"], registry=registry
+        )
+        self._audio_seconds = Counter(
+            "xtts_audio_seconds", "Speech that was made", ["language"], registry=registry
+        )
+        self._work_seconds = Counter(
+            "xtts_work_seconds", "Work that the speech took", ["language"], registry=registry
+        )
+        self._first_audio_seconds = Histogram(
+            "xtts_first_audio_seconds",
+            "From the start of a stream to its first audio",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._serving = Gauge("xtts_model_serving", "1 while a model serves", registry=registry)
+        self._refused = Gauge(
+            "xtts_model_refused",
+            "1 while the newest checkpoint could not be loaded",
+            registry=registry,
+        )
+
+    def serve(self, address: str) -> Callable[[], None]:
+        """Answer `GET /metrics` on `host:port`; the function that is returned ends it.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
+        host, _, port = address.rpartition(":")
+        try:
+            server, thread = start_http_server(int(port), host, registry=self.registry)
+        except (OSError, ValueError, OverflowError) as error:
+            raise SettingsError(
+                f"The address {address} cannot be listened on ({error})",
+                where="XTTS_METRICS_ADDRESS",
+                remedy="Write host:port, such as 127.0.0.1:9464, of a port that is free",
+            ) from error
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+    def spoke(self, language: str, audio_s: float, work_s: float) -> None:
+        """An utterance was spoken to its end."""
+        self._audio_seconds.labels(language).inc(audio_s)
+        self._work_seconds.labels(language).inc(work_s)
+
+    def first_audio(self, seconds: float) -> None:
+        """A stream gave its first audio."""
+        self._first_audio_seconds.observe(seconds)
+
+    def model(self, *, serving: bool, refused: bool) -> None:
+        """Which models there are has changed."""
+        self._serving.set(serving)
+        self._refused.set(refused)
+
+    @contextmanager
+    def call(self, method: str, context: grpc.ServicerContext) -> Iterator[None]:
+        """A call is answered in the block."""
+        started = monotonic()
+        self._running.labels(method).inc()
+        try:
+            yield
+        finally:
+            self._running.labels(method).dec()
+            self._call_seconds.labels(method).observe(monotonic() - started)
+            self._calls.labels(method, _code(context)).inc()
+
+
+class MeasuredCalls(grpc.ServerInterceptor):
+    """Counts and times the calls of the service, refused ones too."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Pass a call on, measured."""
+        handler: Any = continuation(handler_call_details)
+        service, _, method = handler_call_details.method.lstrip("/").partition("/")
+        if handler is None or service != SERVICE_NAME:
+            return handler  # type: ignore[no-any-return]
+        codec = (handler.request_deserializer, handler.response_serializer)
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._metrics.call(method, context):
+                yield from handler.unary_stream(request, context)
+
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            with self._metrics.call(method, context):
+                return handler.unary_unary(request, context)
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(stream, *codec)
+        return grpc.unary_unary_rpc_method_handler(unary, *codec)
+
+
+def _code(context: Any) -> str:
+    code = context.code()
+    if code is None:
+        return "OK" if context.is_active() else "CANCELLED"
+    return code.name if isinstance(code, grpc.StatusCode) else str(code)
