@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +62,7 @@ class Service:
         load_engine: what loads an engine from a checkpoint directory (None: `Engine.load`).
 
     Raises:
-        SettingsError: the address cannot be listened on, or a certificate or the tokens not be
+        SettingsError: an address cannot be listened on, or a certificate or the tokens not be
             used.
     """
 
@@ -90,8 +89,6 @@ class Service:
         self._names = ("", SERVICE_NAME)
         self._health = health.HealthServicer()
         self._metrics = Metrics()
-        self._metrics_address = metrics_address
-        self._stop_metrics: Callable[[], None] | None = None
         self._report_health(serving=False, refused=False)
         voices = VoiceStore(voices_dir, settings.voices, settings.limits.max_voices)
         self._store = ModelStore(
@@ -132,6 +129,7 @@ class Service:
             (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.address = self._listen(address, tls)
+        self._stop_metrics = self._metrics.serve(metrics_address) if metrics_address else None
 
     def start(self) -> None:
         """Answer calls, and bring up the model.
@@ -140,10 +138,7 @@ class Service:
 
         Raises:
             ReleaseError: the one fixed checkpoint cannot be served.
-            SettingsError: the metrics' address cannot be listened on.
         """
-        if self._metrics_address:
-            self._stop_metrics = self._metrics.serve(self._metrics_address)
         self._server.start()
         log.info("listening on %s", self.address)
         if self._follower is not None:
