@@ -79,7 +79,8 @@ def test_xtts_say_writes_a_plausible_file_in_a_cloned_voice(address, tmp_path, a
         (["--voice", "alex", "--language", "tlh"], "The language 'tlh' is not known"),
         ([], "Exactly one of them is needed"),
         (["--voice", "alex", "--reference", "r.wav"], "Exactly one of them is needed"),
-        (["--reference", "missing.wav"], "missing.wav: The recording cannot be read"),
+        (["--reference", "missing.wav"], "missing.wav: The file cannot be read"),
+        (["--voice", "alex", "--token-file", "none.txt"], "none.txt: The file cannot be read"),
         (["--voice", "alex", "--out", "a.txt"], "The file type '.txt' is not known"),
         (["--voice", "alex", "--address", "127.0.0.1:1"], "127.0.0.1:1"),
         (
