@@ -126,7 +126,22 @@ class NotReadyError(XttsError):
 
 
 class OverloadedError(XttsError):
-    """The service has no room for another request now."""
+    """The service has no room for another request now.
+
+    Args:
+        retry_after_s: seconds after which it is likely to have room (None: that is not known).
+    """
 
     reason = "overloaded"
     retryable = True
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        remedy: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.retry_after_s = retry_after_s

@@ -27,6 +27,10 @@ OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 
 _MAX_REFERENCE_RATE_HZ = 192_000
 _MAX_REFERENCE_CHANNELS = 2
+_REFERENCE_MAGICS = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM")
+_LOUDEST = 10.0
+"""Full scale is 1: lossy codecs go over it by a little, integers that were stored as floats by
+far."""
 _SILENCE_DBFS = -60.0
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 _LIBSNDFILE = {
@@ -140,8 +144,8 @@ def decode_references(files: Sequence[bytes], max_s: float) -> list[NDArray[np.i
     that unpacks into a huge one does no harm.
 
     Raises:
-        DecodeError: a file is no audio that libsndfile reads, is silent, or holds samples that
-            are no numbers.
+        DecodeError: a file is no WAV, FLAC, Ogg, MP3 or AIFF that libsndfile reads, is silent,
+            or holds samples that are no numbers or far over full scale.
         RequestError: the files together are longer than `max_s`.
     """
     decoded = []
@@ -163,8 +167,12 @@ def decode_references(files: Sequence[bytes], max_s: float) -> list[NDArray[np.i
 
 def _read_mono(data: bytes, where: str, max_s: float) -> tuple[FloatArray, int]:
     """At most one sample more than `max_s` seconds, and the rate."""
+    # libsndfile knows two dozen rare formats more, each a parser that a stranger's bytes would
+    # reach; one of them (SDS) even prints on standard output.
+    if not data.startswith(_REFERENCE_MAGICS) and not _is_mpeg_frame(data):
+        raise _unreadable(where, "it is in none of these formats")
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(cast(BinaryIO, _Within(data))) as file:
             rate_hz, channels = file.samplerate, file.channels
             if not MIN_RATE_HZ <= rate_hz <= _MAX_REFERENCE_RATE_HZ:
                 raise DecodeError(
@@ -180,18 +188,32 @@ def _read_mono(data: bytes, where: str, max_s: float) -> tuple[FloatArray, int]:
                 )
             frames = int(max_s * rate_hz) + 1
             audio = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(where, error.error_string.strip(". ")) from error
+    if not np.isfinite(audio).all():
+        raise DecodeError("The audio holds samples that are no numbers", where=where)
+    if np.abs(audio).max(initial=0.0) > _LOUDEST:
         raise DecodeError(
-            f"The file cannot be read as audio ({error})",
+            "The audio holds samples far over full scale, which is 1",
             where=where,
-            remedy="Send WAV, FLAC, Ogg or MP3",
-        ) from error
+            remedy="Divide its samples by their largest, or send 16-bit samples",
+        )
     return np.ascontiguousarray(audio.mean(axis=1, dtype=np.float32)), rate_hz
 
 
+def _is_mpeg_frame(data: bytes) -> bool:
+    return len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
+
+
+def _unreadable(where: str, why: str) -> DecodeError:
+    return DecodeError(
+        f"The file cannot be read as audio ({why})",
+        where=where,
+        remedy="Send WAV, FLAC, Ogg, MP3 or AIFF",
+    )
+
+
 def _require_sound(audio: FloatArray, where: str) -> None:
-    if not np.isfinite(audio).all():
-        raise DecodeError("The audio holds samples that are no numbers", where=where)
     rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
     if rms < 10 ** (_SILENCE_DBFS / 20):
         raise DecodeError(
@@ -216,6 +238,16 @@ def _endless_wav_header(rate_hz: int) -> bytes:
         *(b"fmt ", 16, 1, 1, rate_hz, rate_hz * 2, 2, 16),
         *(b"data", _UNKNOWN_LENGTH),
     )
+
+
+class _Within(io.BytesIO):
+    """A file whose position stays within it, wherever a header sends libsndfile: an exception in
+    libsndfile's callbacks would only be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        size = self.getbuffer().nbytes
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: size}[whence]
+        return super().seek(min(max(start + offset, 0), size))
 
 
 class _ForwardOnly:

@@ -17,23 +17,34 @@ from xtts_grpc.v1 import synthesis_pb2 as pb
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["SynthesisService"].full_name
 REASON_KEY = "xtts-reason"
 """The trailing metadata that carries the service's `XttsError.reason`."""
+RETRY_KEY = "grpc-retry-pushback-ms"
+"""The trailing metadata that tells a refused caller when to try again, in milliseconds; gRPC's own
+clients heed it where their retry policy says so (gRFC A6)."""
 
 
 class ServiceError(XttsError):
     """A call that the service refused or could not answer.
 
     `code` is the gRPC status; `service_reason` the service's own name of the problem
-    (`XttsError.reason` there), or "" where the service did not answer itself.
+    (`XttsError.reason` there), or "" where the service did not answer itself; `retry_after_s`
+    the seconds after which an overloaded service hopes to have room, else None.
     """
 
     reason = "service_refused"
 
     def __init__(
-        self, what: str, *, where: str, code: grpc.StatusCode, service_reason: str
+        self,
+        what: str,
+        *,
+        where: str,
+        code: grpc.StatusCode,
+        service_reason: str,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(what, where=where)
         self.code = code
         self.service_reason = service_reason
+        self.retry_after_s = retry_after_s
 
 
 class ServiceDownError(ServiceError):
@@ -275,11 +286,13 @@ def error_of(error: Any, address: str) -> ServiceError:
     trailing = dict(error.trailing_metadata() or ())
     code = error.code()
     kind = ServiceDownError if code is grpc.StatusCode.UNAVAILABLE else ServiceError
+    pushback = str(trailing.get(RETRY_KEY, ""))
     return kind(
         error.details() or code.name,
         where=address,
         code=code,
         service_reason=str(trailing.get(REASON_KEY, "")),
+        retry_after_s=int(pushback) / 1_000 if pushback.isdecimal() else None,
     )
 
 

@@ -107,7 +107,10 @@ class Service:
         )
         self._server = grpc.server(
             ThreadPoolExecutor(
-                settings.server.max_concurrent_calls + _SPARE_THREADS, thread_name_prefix="call"
+                settings.server.max_concurrent_calls
+                + settings.server.max_waiting_calls
+                + _SPARE_THREADS,
+                thread_name_prefix="call",
             ),
             options=[
                 ("grpc.max_receive_message_length", settings.server.max_message_bytes),

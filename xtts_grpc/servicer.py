@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from time import monotonic
@@ -26,6 +26,8 @@ from xtts_core.errors import (
 )
 from xtts_grpc.audio import StreamEncoder, encode, resolve_format
 from xtts_grpc.client import REASON_KEY
+from xtts_grpc.messages import RETRY_KEY
+from xtts_grpc.places import CallEndedError, Places
 from xtts_grpc.reload import Source
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
@@ -61,10 +63,6 @@ _SOURCES: dict[Source, pb.ModelSource] = {
 log = logging.getLogger(__name__)
 
 
-class _CallEndedError(Exception):
-    """The caller went away, or its deadline passed."""
-
-
 class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
     """Answers calls with the model that `store` holds.
 
@@ -85,12 +83,13 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         self._settings = settings
         self._follower = follower
         self._metrics = metrics
-        self._room = threading.BoundedSemaphore(settings.server.max_concurrent_calls)
+        server = settings.server
+        self._places = Places(server.max_concurrent_calls, server.max_waiting_calls)
 
     def Synthesize(  # noqa: N802 (the name is the protocol's)
         self, request: pb.SynthesizeRequest, context: grpc.ServicerContext
     ) -> pb.SynthesizeResponse:
-        with _answering(context), self._a_place(), self._store.lease() as model:
+        with _answering(context), self._places.one(context), self._store.lease() as model:
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             task = self._check(request.utterance, model)
             latents = model.latents(request.voice_id)
@@ -100,7 +99,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
     def SynthesizeStream(  # noqa: N802
         self, request: pb.SynthesizeStreamRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.SynthesizeStreamResponse]:
-        with _answering(context), self._a_place(), self._store.lease() as model:
+        with _answering(context), self._places.one(context), self._store.lease() as model:
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             task = self._check(request.utterance, model)
             latents = model.latents(request.voice_id)
@@ -129,7 +128,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
     def CloneVoice(  # noqa: N802
         self, request: pb.CloneVoiceRequest, context: grpc.ServicerContext
     ) -> pb.CloneVoiceResponse:
-        with _answering(context), self._a_place(), self._store.lease() as model:
+        with _answering(context), self._places.one(context), self._store.lease() as model:
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             speaks = request.HasField("utterance")
             task = self._check(request.utterance, model) if speaks else None
@@ -211,18 +210,6 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                     model_version=model.version, release=model.checkpoint.release, changed=changed
                 )
 
-    @contextlib.contextmanager
-    def _a_place(self) -> Iterator[None]:
-        if not self._room.acquire(blocking=False):
-            raise OverloadedError(
-                f"{self._settings.server.max_concurrent_calls} calls are being answered already",
-                remedy="Try again later",
-            )
-        try:
-            yield
-        finally:
-            self._room.release()
-
     def _speech(
         self,
         model: Model,
@@ -270,7 +257,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         for chunk in chunks:
             yield chunk
             if not context.is_active():
-                raise _CallEndedError
+                raise CallEndedError
 
     def _check(self, utterance: pb.Utterance, model: Model) -> Task:
         return check_utterance(
@@ -290,8 +277,9 @@ def _answering(context: grpc.ServicerContext) -> Iterator[None]:
         code = STATUS_CODES.get(error.reason, grpc.StatusCode.INTERNAL)
         if code is grpc.StatusCode.INTERNAL:
             log.error("a call failed: %s", error, exc_info=True)
-        _abort(context, code, str(error), error.reason)
-    except _CallEndedError:
+        retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
+        _abort(context, code, str(error), error.reason, retry_after_s)
+    except CallEndedError:
         _abort(context, grpc.StatusCode.CANCELLED, "The call has ended", "call_ended")
     except Exception:
         log.exception("a call failed")
@@ -301,9 +289,14 @@ def _answering(context: grpc.ServicerContext) -> Iterator[None]:
 
 
 def _abort(
-    context: grpc.ServicerContext, code: grpc.StatusCode, message: str, reason: str
+    context: grpc.ServicerContext,
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    retry_after_s: float | None = None,
 ) -> NoReturn:
-    context.set_trailing_metadata(((REASON_KEY, reason),))
+    hint = () if retry_after_s is None else ((RETRY_KEY, str(math.ceil(retry_after_s * 1_000))),)
+    context.set_trailing_metadata(((REASON_KEY, reason), *hint))
     context.abort(code, message)
 
 

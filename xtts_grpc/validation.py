@@ -18,6 +18,7 @@ MAX_REPETITION_PENALTY = 20.0
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1_000
 
 _SEEDS = 2**32
+_LONGEST_QUOTE = 64
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,15 @@ def check_utterance(
         RequestError: a field is missing or out of range.
     """
     text = utterance.text.strip()
-    if not any(character.isalnum() for character in text):
-        raise RequestError(
-            "There is nothing to say", where="utterance.text", remedy="Send a text with words"
-        )
     if len(text) > max_characters:
         raise RequestError(
             f"The text has {len(text)} characters",
             where="utterance.text",
             remedy=f"Send up to {max_characters} in one call",
+        )
+    if not any(character.isalnum() for character in text):
+        raise RequestError(
+            "There is nothing to say", where="utterance.text", remedy="Send a text with words"
         )
     language = match_language(utterance.language, languages)
     seed = utterance.seed if utterance.HasField("seed") else secrets.randbelow(_SEEDS)
@@ -103,10 +104,15 @@ def match_language(tag: str, languages: Sequence[str]) -> str:
         if wanted and code.lower().split("-")[0] == wanted.split("-")[0]:
             return code
     raise RequestError(
-        f"The language {tag!r} is not known" if wanted else "The language is missing",
+        f"The language {quoted(tag)} is not known" if wanted else "The language is missing",
         where="utterance.language",
         remedy=f"Name one of {', '.join(languages)}",
     )
+
+
+def quoted(value: str) -> str:
+    """What a request said, for a message: gRPC's clients take no more than 8 kB of it."""
+    return repr(value) if len(value) <= _LONGEST_QUOTE else f"{value[:_LONGEST_QUOTE]!r}…"
 
 
 def _sampling(utterance: pb.Utterance, settings: EngineSettings, seed: int) -> Sampling:

@@ -19,6 +19,7 @@ from xtts_core.errors import OverloadedError, RequestError, VoiceNotFoundError
 from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
 from xtts_core.store import atomic_dir, read_json, write_json
 from xtts_grpc.audio import decode_references
+from xtts_grpc.validation import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ class VoiceStore:
         self._changing = threading.Lock()
 
     def add(self, files: Sequence[bytes], *, label: str = "", consent: str = "") -> Voice:
-        """Keep recordings of one speaker, in any format that libsndfile reads.
+        """Keep recordings of one speaker, as WAV, FLAC, Ogg, MP3 or AIFF.
 
         Raises:
             RequestError: too many files, or too little or too much audio, or a long label.
@@ -89,11 +90,11 @@ class VoiceStore:
         Raises:
             VoiceNotFoundError: there is none.
         """
-        known = _VOICE_ID.fullmatch(voice_id) is not None
         record_path = self._folder(voice_id) / _RECORD
-        if not known or not record_path.is_file():
+        # What is no id must not reach the file system: it may be longer than a name can be.
+        if not _VOICE_ID.fullmatch(voice_id) or not record_path.is_file():
             raise VoiceNotFoundError(
-                f"There is no voice {voice_id!r}",
+                f"There is no voice {quoted(voice_id)}",
                 where="voice_id",
                 remedy="Clone it first, or name a speaker of the model",
             )

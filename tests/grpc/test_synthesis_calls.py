@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import av
 import grpc
@@ -16,6 +19,7 @@ from xtts_grpc.client import (
     SamplingOptions,
     ServiceDownError,
     ServiceError,
+    Speech,
     StreamEnd,
     StreamStart,
     SynthesisClient,
@@ -246,27 +250,100 @@ def test_a_request_that_is_too_large_is_refused(start, releases, audio_file):
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_one_call_more_than_the_service_takes_is_refused_and_later_taken(start, releases):
+@pytest.fixture
+def crowded(start, releases, request):
+    """A service with two places, both taken, one call that waits, and the error of one more."""
     releases.publish(1)
-    service = start(server={"max_concurrent_calls": 2})
+    service = start(
+        server={
+            "max_concurrent_calls": 2,
+            "max_waiting_calls": 1,
+            **getattr(request, "param", {}),
+        }
+    )
     service.health.wait_for("SERVING")
     service.gate.shut()
-    with ThreadPoolExecutor(2) as callers:
-        calls = [callers.submit(service.client.synthesize, TEXT, voice_id="dora") for _ in range(2)]
+    with grpc.insecure_channel(service.address) as channel:
+        speak = pb_grpc.SynthesisServiceStub(channel).Synthesize
+        utterance = pb.Utterance(text=TEXT, language="pt")
+
+        def begin() -> Any:
+            asked = pb.SynthesizeRequest(utterance=utterance, voice_id="dora")
+            return speak.future(asked, timeout=60)
+
+        answered = [begin() for _ in range(2)]
         service.gate.wait_for_call()
         service.gate.wait_for_call()
-        error = refusal(service.client.synthesize, TEXT, voice_id="dora")
-        assert service.client.get_model().serving
-        service.gate.open()
-        assert all(call.result().duration_s > 0 for call in calls)
-    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert error.service_reason == "overloaded"
+        refused, waiting = one_of_two(begin(), begin())
+        yield service, answered, waiting, refused
+
+
+def one_of_two(first, second):
+    """The call that ends first, and the other one."""
+    ended = threading.Semaphore(0)
+    for call in (first, second):
+        call.add_done_callback(lambda _: ended.release())
+    assert ended.acquire(timeout=30)
+    return (first, second) if first.done() else (second, first)
+
+
+def test_calls_wait_for_a_place_and_one_more_is_told_when_to_come_again(crowded):
+    service, answered, waiting, refused = crowded
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2 calls are being answered and 1 wait" in refused.details()
+    assert int(dict(refused.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+    error = refusal(service.client.synthesize, TEXT, voice_id="dora")
+    assert (error.service_reason, error.retry_after_s > 0) == ("overloaded", True)
+    assert service.client.get_model().serving, "a crowd must not hide what serves"
+    assert not waiting.done()
+    service.gate.open()
+    for call in (*answered, waiting):
+        assert call.result().speech.duration_s > 0
     assert service.client.synthesize(TEXT, voice_id="dora").duration_s > 0
+
+
+def test_a_call_that_waits_and_goes_away_leaves_room_for_another(crowded):
+    service, answered, waiting, _ = crowded
+    waiting.cancel()
+    with ThreadPoolExecutor(1) as callers:
+        later = callers.submit(spoken_after_refusals, service.client)
+        # It waits now, or will once the cancellation has reached the service.
+        service.gate.open()
+        assert later.result().duration_s > 0
+    assert all(call.result().speech.duration_s > 0 for call in answered)
+
+
+def test_calls_that_wait_are_answered_while_the_service_stops(crowded):
+    service, answered, waiting, _ = crowded
+    with ThreadPoolExecutor(1) as stopping:
+        stopped = stopping.submit(service.service.stop)
+        until_new_calls_are_refused(service.address)
+        service.gate.open()
+        for call in (*answered, waiting):
+            assert call.result().speech.duration_s > 0
+        stopped.result()
+
+
+@pytest.mark.parametrize("crowded", [{"drain_s": 0.0}], indirect=True)
+def test_calls_that_wait_longer_than_the_drain_end_with_a_status(crowded):
+    service, answered, waiting, _ = crowded
+    with ThreadPoolExecutor(1) as stopping:
+        stopped = stopping.submit(service.service.stop)
+        for call in (*answered, waiting):
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+        service.gate.open()
+        stopped.result()
+
+
+def until_new_calls_are_refused(address: str) -> None:
+    with SynthesisClient(address) as late, contextlib.suppress(ServiceDownError):
+        while late.get_model():
+            pass
 
 
 def test_a_caller_that_goes_away_frees_its_place(start, releases):
     releases.publish(1)
-    service = start(server={"max_concurrent_calls": 1})
+    service = start(server={"max_concurrent_calls": 1, "max_waiting_calls": 0})
     service.health.wait_for("SERVING")
     service.gate.shut()
     parts = service.client.stream(TEXT, voice_id="dora")
@@ -274,16 +351,16 @@ def test_a_caller_that_goes_away_frees_its_place(start, releases):
     service.gate.wait_for_call()
     parts.close()
     service.gate.open()
-    while reason := reason_of_refusal(service.client.synthesize, TEXT, voice_id="dora"):
-        assert reason == "overloaded"
+    assert spoken_after_refusals(service.client).duration_s > 0
 
 
-def reason_of_refusal(call, *arguments, **options) -> str:
-    try:
-        call(*arguments, **options)
-    except ServiceError as error:
-        return error.service_reason
-    return ""
+def spoken_after_refusals(client: SynthesisClient) -> Speech:
+    while True:
+        try:
+            return client.synthesize(TEXT, voice_id="dora")
+        except ServiceError as error:
+            if error.service_reason != "overloaded":
+                raise
 
 
 def test_a_deadline_that_passes_ends_the_call(running):

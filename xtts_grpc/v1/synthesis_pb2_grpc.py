@@ -86,7 +86,7 @@ class SynthesisServiceServicer:
 
         INVALID_ARGUMENT: a field that cannot be used, named in the message.
         NOT_FOUND: no such voice. FAILED_PRECONDITION: no model is loaded yet.
-        RESOURCE_EXHAUSTED: too many calls at once; try again later.
+        RESOURCE_EXHAUSTED: as many calls wait already as may, or the message is too large.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
