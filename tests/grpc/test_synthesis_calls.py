@@ -141,19 +141,28 @@ def test_language_tags_find_the_models_language(running, language):
     [
         ({"text": ""}, "utterance.text"),
         ({"text": " \n…!?"}, "utterance.text"),
+        ({"text": "\0\x07\x1b\u200b"}, "utterance.text"),
         ({"text": "a" * 2_001}, "utterance.text"),
+        ({"text": "a" * 100_000}, "utterance.text"),
         ({"language": ""}, "utterance.language"),
         ({"language": "tlh"}, "utterance.language"),
         ({"speed": 0.0}, "utterance.speed"),
         ({"speed": 2.01}, "utterance.speed"),
         ({"speed": float("nan")}, "utterance.speed"),
+        ({"speed": float("inf")}, "utterance.speed"),
         ({"sampling": SamplingOptions(temperature=0.0)}, "utterance.sampling.temperature"),
         ({"sampling": SamplingOptions(temperature=0.0099)}, "utterance.sampling.temperature"),
         ({"sampling": SamplingOptions(temperature=float("inf"))}, "utterance.sampling.temperature"),
+        ({"sampling": SamplingOptions(temperature=float("nan"))}, "utterance.sampling.temperature"),
         ({"sampling": SamplingOptions(top_k=0)}, "utterance.sampling.top_k"),
         ({"sampling": SamplingOptions(top_p=1.5)}, "utterance.sampling.top_p"),
+        ({"sampling": SamplingOptions(top_p=float("nan"))}, "utterance.sampling.top_p"),
         (
             {"sampling": SamplingOptions(repetition_penalty=0.5)},
+            "utterance.sampling.repetition_penalty",
+        ),
+        (
+            {"sampling": SamplingOptions(repetition_penalty=float("nan"))},
             "utterance.sampling.repetition_penalty",
         ),
         ({"sampling": SamplingOptions(max_audio_tokens=0)}, "utterance.sampling.max_audio_tokens"),
@@ -184,7 +193,7 @@ def test_an_encoding_that_no_version_knows_is_refused(running):
     assert "AUDIO_ENCODING_FLAC" in caught.value.details()
 
 
-@pytest.mark.parametrize("voice_id", ["", "nobody", "voice-0123456789abcdef", "../dora"])
+@pytest.mark.parametrize("voice_id", ["", "nobody", "voice-0123456789abcdef", "../dora", "v" * 300])
 def test_an_unknown_voice_is_not_found(running, voice_id):
     error = refusal(running.client.synthesize, TEXT, voice_id=voice_id)
     assert error.code is grpc.StatusCode.NOT_FOUND
@@ -232,9 +241,9 @@ def test_reference_audio_that_cannot_be_used_is_refused_with_the_reason(running,
         error = refusal(running.client.clone_voice, files)
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert reason in error.what
-    assert refusal(running.client.clone_voice, [audio_file()], label="x" * 201).code is (
-        grpc.StatusCode.INVALID_ARGUMENT
-    )
+    for described in ({"label": "x" * 201}, {"consent": "x" * 2_001}):
+        error = refusal(running.client.clone_voice, [audio_file()], **described)
+        assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_voice_is_not_kept_when_its_text_cannot_be_spoken(running, audio_file, tmp_path):
@@ -384,7 +393,7 @@ def test_a_failure_inside_the_engine_is_internal_and_tells_no_more(running, monk
     "audio", [np.zeros(0, np.float32), np.full(24_000, np.nan, np.float32)], ids=["none", "nan"]
 )
 def test_audio_that_is_none_is_an_error_and_no_file(running, monkeypatch, audio):
-    monkeypatch.setattr(running.gate.engines[0], "stream", lambda *_: iter([audio]))
+    monkeypatch.setattr(running.gate.engines[0], "stream", lambda *_, **__: iter([audio]))
     for call in (running.client.synthesize, lambda *a, **o: list(running.client.stream(*a, **o))):
         error = refusal(call, TEXT, voice_id="dora")
         assert (error.code, error.service_reason) == (grpc.StatusCode.INTERNAL, "invalid_model")

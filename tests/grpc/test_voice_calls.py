@@ -50,6 +50,14 @@ def test_pages_joined_are_the_whole_list(running, cloned):
     assert exact.next_page_token == ""
 
 
+@pytest.mark.parametrize("token", ["\0", "../..", "voice-", "a" * 100_000])
+def test_a_page_token_that_no_page_gave_starts_after_it(running, cloned, token):
+    stub = pb_grpc.SynthesisServiceStub(grpc.insecure_channel(running.address))
+    page = stub.ListVoices(pb.ListVoicesRequest(page_size=2, page_token=token))
+    after = [voice_id for voice_id in cloned if voice_id > token]
+    assert [voice.voice_id for voice in page.voices] == after[:2]
+
+
 def test_a_page_that_is_too_large_is_refused(running):
     stub = pb_grpc.SynthesisServiceStub(grpc.insecure_channel(running.address))
     with pytest.raises(grpc.RpcError, match="page_size: 1001 items are too many") as refused:
@@ -83,7 +91,9 @@ def test_a_deleted_voice_can_be_cloned_again(running, audio_file):
     assert running.client.get_voice(again.voice_id).label == "second"
 
 
-@pytest.mark.parametrize("voice_id", ["", "..", "../voices", "voice-0000000000000000", "Dora"])
+@pytest.mark.parametrize(
+    "voice_id", ["", "..", "../voices", "voice-0000000000000000", "Dora", "a\0b", "v" * 300]
+)
 def test_what_is_no_cloned_voice_is_neither_told_of_nor_deleted(running, voice_id, tmp_path):
     (tmp_path / "voices" / "Dora").mkdir(parents=True)
     for call in (running.client.get_voice, running.client.delete_voice):
