@@ -338,6 +338,11 @@ class LimitSettings(_Section):
     max_voices: int = Field(1_000, ge=1)
 
 
+class ServiceLogSettings(_Section):
+    format: Literal["text", "json"] = "text"
+    texts: bool = False
+
+
 class ServiceSettings(_Section):
     """`config/service.yaml`."""
 
@@ -346,6 +351,7 @@ class ServiceSettings(_Section):
     voices: VoiceSettings = VoiceSettings()
     reload: ReloadSettings = ReloadSettings()
     limits: LimitSettings = LimitSettings()
+    logging: ServiceLogSettings = ServiceLogSettings()
 
 
 # --- reading ----------------------------------------------------------------------------------

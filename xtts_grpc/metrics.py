@@ -11,6 +11,7 @@ import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from xtts_core.errors import SettingsError
+from xtts_grpc import logs
 from xtts_grpc.client import SERVICE_NAME
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -100,11 +101,11 @@ class Metrics:
         finally:
             self._running.labels(method).dec()
             self._call_seconds.labels(method).observe(monotonic() - started)
-            self._calls.labels(method, _code(context)).inc()
+            self._calls.labels(method, logs.status_of(context)).inc()
 
 
 class MeasuredCalls(grpc.ServerInterceptor):
-    """Counts and times the calls of the service, refused ones too."""
+    """Counts, times and logs the calls of the service, refused ones too."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -122,20 +123,13 @@ class MeasuredCalls(grpc.ServerInterceptor):
         codec = (handler.request_deserializer, handler.response_serializer)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._metrics.call(method, context):
+            with logs.call(method, context), self._metrics.call(method, context):
                 yield from handler.unary_stream(request, context)
 
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._metrics.call(method, context):
+            with logs.call(method, context), self._metrics.call(method, context):
                 return handler.unary_unary(request, context)
 
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(stream, *codec)
         return grpc.unary_unary_rpc_method_handler(unary, *codec)
-
-
-def _code(context: Any) -> str:
-    code = context.code()
-    if code is None:
-        return "OK" if context.is_active() else "CANCELLED"
-    return code.name if isinstance(code, grpc.StatusCode) else str(code)

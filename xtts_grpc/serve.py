@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from xtts_core.errors import SettingsError, XttsError
 from xtts_core.settings import Environment
+from xtts_grpc import logs
 from xtts_grpc.client import SERVICE_NAME
 from xtts_grpc.metrics import MeasuredCalls, Metrics
 from xtts_grpc.security import Tls, Tokens
@@ -249,12 +250,12 @@ def serve(
     Until there is one, calls are refused with FAILED_PRECONDITION and health says NOT_SERVING.
     SIGTERM or Ctrl-C lets the calls in flight end (server.drain_s) and stops.
     """
-    logging.basicConfig(
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.set_up(log_level.upper(), "text")
     try:
-        _run(_environment(config_dir), address, strict=strict, end_with_stdin=end_with_stdin)
+        environment = _environment(config_dir)
+        settings = environment.service()
+        logs.set_up(log_level.upper(), settings.logging.format)
+        _run(environment, settings, address, strict=strict, end_with_stdin=end_with_stdin)
     except XttsError as error:
         log.error("%s", error)
         raise typer.Exit(1) from error
@@ -266,7 +267,12 @@ def main() -> None:
 
 
 def _run(
-    environment: Environment, address: str | None, *, strict: bool, end_with_stdin: bool
+    environment: Environment,
+    settings: ServiceSettings,
+    address: str | None,
+    *,
+    strict: bool,
+    end_with_stdin: bool,
 ) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -274,7 +280,7 @@ def _run(
     if end_with_stdin:
         threading.Thread(target=_follow_stdin, args=(stopping,), daemon=True).start()
     service = Service(
-        environment.service(),
+        settings,
         address or environment.grpc_address,
         environment.voices_dir,
         choose_serving(environment, strict=strict),

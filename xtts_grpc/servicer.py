@@ -26,6 +26,7 @@ from xtts_core.errors import (
 )
 from xtts_grpc.audio import StreamEncoder, encode, resolve_format
 from xtts_grpc.client import REASON_KEY
+from xtts_grpc.logs import tell
 from xtts_grpc.messages import RETRY_KEY
 from xtts_grpc.places import CallEndedError, Places
 from xtts_grpc.reload import Source
@@ -93,6 +94,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             task = self._check(request.utterance, model)
             latents = model.latents(request.voice_id)
+            tell(voice_id=request.voice_id)
             speech = self._speech(model, task, latents, form, context)
             return pb.SynthesizeResponse(speech=speech)
 
@@ -103,6 +105,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             task = self._check(request.utterance, model)
             latents = model.latents(request.voice_id)
+            tell(voice_id=request.voice_id)
             yield pb.SynthesizeStreamResponse(
                 start=pb.StreamStart(format=form, model_version=model.version, seed=task.seed)
             )
@@ -136,7 +139,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                 request.references, label=request.label, consent=request.consent
             )
             latents = model.latents(voice.voice_id)
-            log.info("cloned voice=%s reference_s=%.2f", voice.voice_id, voice.reference_s)
+            tell(voice_id=voice.voice_id, reference_s=round(voice.reference_s, 3))
             return pb.CloneVoiceResponse(
                 voice_id=voice.voice_id,
                 reference_s=voice.reference_s,
@@ -171,7 +174,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             self._voices.delete(request.voice_id)
             if model := self._store.serving:
                 model.forget(request.voice_id)
-            log.info("deleted voice=%s", request.voice_id)
+            tell(voice_id=request.voice_id)
             return pb.DeleteVoiceResponse()
 
     def GetModel(  # noqa: N802
@@ -234,10 +237,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
 
     def _told(self, model: Model, task: Task, duration_s: float, seconds: float) -> None:
         self._metrics.spoke(task.language, duration_s, seconds)
-        log.info(
-            "spoke model=%s language=%s characters=%d duration_s=%.2f work_s=%.2f",
-            *(model.version, task.language, len(task.text), duration_s, seconds),
-        )
+        tell(duration_s=round(duration_s, 3), work_s=round(seconds, 3))
 
     def _spoken(
         self, model: Model, task: Task, latents: Latents, context: grpc.ServicerContext
@@ -260,12 +260,16 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                 raise CallEndedError
 
     def _check(self, utterance: pb.Utterance, model: Model) -> Task:
-        return check_utterance(
+        task = check_utterance(
             utterance,
             model.languages,
             self._settings.engine,
             self._settings.limits.max_text_characters,
         )
+        tell(model_version=model.version, language=task.language, characters=len(task.text))
+        if self._settings.logging.texts:
+            tell(text=task.text)
+        return task
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import queue
 import re
 import subprocess
 import sys
@@ -219,6 +221,42 @@ class Running:
         self.client.close()
         self.health.close()
         self.service.stop()
+
+
+class Lines(logging.Handler):
+    """What was logged, a line each; the last line of a call can be waited for."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.written: list[str] = []
+        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        self.written.append(line)
+        if record.name == "xtts_grpc.calls":
+            self._calls.put(line)
+
+    def next_call(self) -> str:
+        return self._calls.get(timeout=30)
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[logging.Formatter], Lines]]:
+    """Collects what is logged from a moment on, in the lines of a formatter."""
+    root = logging.getLogger()
+    with ExitStack() as stack:
+
+        def log_with(formatter: logging.Formatter) -> Lines:
+            lines = Lines(formatter)
+            root.addHandler(lines)
+            stack.callback(root.removeHandler, lines)
+            stack.callback(root.setLevel, root.level)
+            root.setLevel(logging.DEBUG)
+            return lines
+
+        yield log_with
 
 
 def service_settings(**sections: dict[str, Any]) -> ServiceSettings:
