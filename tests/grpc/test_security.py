@@ -162,6 +162,15 @@ def read(folder, *names):
     return [(folder / name).read_bytes() for name in names]
 
 
+def assert_kept_out(address, *callers):
+    for tls in callers:
+        with (
+            SynthesisClient(address, tls=tls, timeout_s=10) as client,
+            pytest.raises(ServiceDownError),
+        ):
+            client.get_model()
+
+
 def test_with_tls_only_a_caller_that_trusts_the_authority_gets_through(
     start, releases, certificates
 ):
@@ -171,12 +180,7 @@ def test_with_tls_only_a_caller_that_trusts_the_authority_gets_through(
     with SynthesisClient(running.address, tls=ClientTls(ca), timeout_s=30) as client:
         client.wait_until_serving(20)
         assert client.synthesize(TEXT, voice_id="dora").duration_s > 0
-    for tls in (ClientTls(stranger), None):
-        with (
-            SynthesisClient(running.address, tls=tls, timeout_s=10) as client,
-            pytest.raises(ServiceDownError),
-        ):
-            client.get_model()
+    assert_kept_out(running.address, ClientTls(stranger), None)
 
 
 def test_with_mutual_tls_a_caller_has_to_show_a_certificate_of_the_authority(
@@ -192,12 +196,7 @@ def test_with_mutual_tls_a_caller_has_to_show_a_certificate_of_the_authority(
         client.wait_until_serving(20)
         assert client.get_model().serving
     intruder = ClientTls(ca, *read(certificates, "intruder.pem", "intruder.key"))
-    for tls in (ClientTls(ca), intruder):
-        with (
-            SynthesisClient(running.address, tls=tls, timeout_s=10) as client,
-            pytest.raises(ServiceDownError),
-        ):
-            client.get_model()
+    assert_kept_out(running.address, ClientTls(ca), intruder)
 
 
 def test_a_certificate_and_a_key_are_needed_together_and_have_to_fit(
