@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from xtts_core.errors import OverloadedError
@@ -77,6 +79,33 @@ def test_a_call_that_ends_while_it_waits_is_not_answered_and_gives_up_its_turn(t
     answered.result(30)
     answered_last.result(30)
     assert served == [stays, last]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+def test_a_call_gives_up_its_turn_when_its_caller_does(how):
+    places, reached, gave_up = Places(1, 1), threading.Event(), threading.Event()
+
+    def speak(_: bytes, context: grpc.ServicerContext) -> bytes:
+        reached.set()
+        with contextlib.suppress(CallEndedError), places.one(context):
+            return b"spoken"
+        gave_up.set()
+        return b""
+
+    method = grpc.unary_unary_rpc_method_handler(speak)
+    server = grpc.server(
+        ThreadPoolExecutor(1),
+        handlers=[grpc.method_handlers_generic_handler("test", {"Speak": method})],
+    )
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with places.one(Call()), grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary("/test/Speak").future(b"", timeout=1 if how == "late" else 60)
+        assert reached.wait(30)
+        if how == "cancelled":
+            call.cancel()
+        assert gave_up.wait(30), "the place was held all the time"
+    server.stop(None).wait()
 
 
 def test_a_call_that_has_ended_already_takes_no_place():

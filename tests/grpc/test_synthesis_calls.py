@@ -311,17 +311,6 @@ def test_calls_wait_for_a_place_and_one_more_is_told_when_to_come_again(crowded)
     assert service.client.synthesize(TEXT, voice_id="dora").duration_s > 0
 
 
-def test_a_call_that_waits_and_goes_away_leaves_room_for_another(crowded):
-    service, answered, waiting, _ = crowded
-    waiting.cancel()
-    with ThreadPoolExecutor(1) as callers:
-        later = callers.submit(spoken_after_refusals, service.client)
-        # It waits now, or will once the cancellation has reached the service.
-        service.gate.open()
-        assert later.result().duration_s > 0
-    assert all(call.result().speech.duration_s > 0 for call in answered)
-
-
 def test_calls_that_wait_are_answered_while_the_service_stops(crowded):
     service, answered, waiting, _ = crowded
     with ThreadPoolExecutor(1) as stopping:
