@@ -18,7 +18,6 @@ import soundfile
 from xtts_core.dataset.metadata import METADATA_SCHEMA
 from xtts_core.dataset.report import (
     MAX_SAMPLES,
-    MEASURES,
     ReportSummary,
     histogram,
     is_current,
@@ -26,6 +25,7 @@ from xtts_core.dataset.report import (
     write_report,
 )
 from xtts_core.dataset.split import SPLIT_SCHEMA
+from xtts_core.dataset.survey import MEASURES
 from xtts_core.errors import DatasetError
 from xtts_core.stage import Outcome, Stage, run_stage
 from xtts_core.store import CorpusStore, write_json
