@@ -318,6 +318,7 @@ class EngineSettings(_Section):
 class VoiceSettings(_Section):
     min_reference_s: float = Field(3.0, gt=0)
     max_reference_s: float = Field(30.0, gt=0)
+    latents_in_memory: int = Field(256, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from xtts_grpc.validation import default_sampling
 
 if TYPE_CHECKING:
     from xtts_core.model.engine import Latents
+    from xtts_grpc.latents import LatentsFolder
     from xtts_grpc.voices import VoiceStore
 
 Source = Literal["release", "custom-checkpoint", "base-model"]
@@ -63,33 +66,88 @@ class Model:
         self.languages = engine.languages
         self.speakers = engine.voices()
         self.loaded_at = datetime.now(UTC)
+        self.manifest_sha256 = sha256_file(checkpoint.directory / MANIFEST_FILE)
         self._voices = voices
-        self._latents: dict[str, Latents] = {}
+        self._kept = voices.kept_latents
+        self._lock = threading.Lock()
+        self._latents: OrderedDict[str, Latents] = OrderedDict()
+        self._coming: dict[str, Future[Latents]] = {}
 
     def latents(self, voice_id: str) -> Latents:
         """The conditioning latents of a speaker of the checkpoint or of a cloned voice.
 
-        They are computed once: they belong to this checkpoint alone, whose conditioning encoder
-        may differ from every other one's.
+        They belong to this checkpoint alone, whose conditioning encoder may differ from every
+        other one's, and are computed once, however many calls ask for them at the same time.
 
         Raises:
             VoiceNotFoundError: there is no such voice.
         """
         # Looked up each time: a voice that was deleted meanwhile is not spoken in any more.
-        references = self.speakers.get(voice_id) or self._voices.get(voice_id).references
-        known = self._latents.get(voice_id)
-        if known is None:
-            known = self.engine.latents([read_reference(path) for path in references])
-            self._latents[voice_id] = known
-        return known
+        references = self._references(voice_id)
+        with self._lock:
+            if voice_id in self._latents:
+                self._latents.move_to_end(voice_id)
+                return self._latents[voice_id]
+            coming = self._coming.get(voice_id)
+            if coming is None:
+                ours = self._coming[voice_id] = Future()
+        if coming is not None:
+            return coming.result()
+        try:
+            latents = self._made(voice_id, references)
+        except BaseException as error:
+            with self._lock:
+                del self._coming[voice_id]
+            ours.set_exception(error)
+            raise
+        with self._lock:
+            del self._coming[voice_id]
+        ours.set_result(latents)
+        return latents
+
+    def recall(self, voice_ids: Iterable[str]) -> None:
+        """Read the latents of voices that were computed before, as many as there is room for."""
+        for voice_id in voice_ids:
+            if len(self._latents) >= self._kept:
+                return
+            if voice_id not in self._latents and self._files.kept(self.manifest_sha256, voice_id):
+                _carry_over(self, voice_id)
 
     def forget(self, voice_id: str) -> None:
         """Let go of the latents of a voice."""
-        self._latents.pop(voice_id, None)
+        with self._lock:
+            self._latents.pop(voice_id, None)
 
     def voices_in_use(self) -> list[str]:
-        """The voices that calls have asked for."""
-        return list(self._latents)
+        """The voices that calls have asked for, of late."""
+        with self._lock:
+            return list(self._latents)
+
+    @property
+    def _files(self) -> LatentsFolder:
+        return self._voices.latents
+
+    def _references(self, voice_id: str) -> Sequence[Path]:
+        return self.speakers.get(voice_id) or self._voices.get(voice_id).references
+
+    def _made(self, voice_id: str, references: Sequence[Path]) -> Latents:
+        """Read or compute the latents of a voice, and keep them."""
+        latents = self._files.read(self.manifest_sha256, voice_id, references)
+        if latents is None:
+            latents = self.engine.latents([read_reference(path) for path in references])
+            self._files.write(self.manifest_sha256, voice_id, references, latents)
+        with self._lock:
+            self._latents[voice_id] = latents
+            while len(self._latents) > self._kept:
+                self._latents.popitem(last=False)
+        try:
+            self._references(voice_id)
+        except XttsError:
+            # Deleted meanwhile, perhaps before the file was there to be removed with it.
+            self.forget(voice_id)
+            self._files.delete(voice_id)
+            raise
+        return latents
 
 
 @dataclass
@@ -187,6 +245,10 @@ class ModelStore:
                 raise refusal from error
             self._failure = None
             self._on_change(True, False)
+            try:
+                self._voices.latents.tidy(model.manifest_sha256)
+            except OSError as error:
+                log.warning("the latents of earlier models stay: %s", error)
             log.info(
                 "model %s serves (%s %s)", model.version, checkpoint.source, checkpoint.directory
             )
@@ -240,6 +302,7 @@ class ModelStore:
                 model.latents(voice_id)
             for voice_id in before.voices_in_use() if before else ():
                 _carry_over(model, voice_id)
+            model.recall(self._voices.ids())
             self._warm_up(model)
         except BaseException:
             engine.close()
@@ -387,14 +450,14 @@ def _check_manifest(checkpoint: Checkpoint) -> None:
 
 
 def _carry_over(model: Model, voice_id: str) -> None:
-    """Compute the latents of a voice that was in use under another model.
+    """Read or compute the latents of a voice before a call asks for it.
 
-    A voice that is gone from disk, or a speaker that this checkpoint lacks, is no reason to
-    refuse the checkpoint: whoever asks for it is told.
+    A voice that is gone from disk or damaged, or a speaker that this checkpoint lacks, is no
+    reason to refuse the checkpoint: whoever asks for it is told.
     """
     try:
         model.latents(voice_id)
-    except XttsError as error:
+    except (XttsError, OSError, ValueError, KeyError) as error:
         log.warning("voice %s cannot be used with %s: %s", voice_id, model.version, error)
 
 

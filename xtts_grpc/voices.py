@@ -19,6 +19,7 @@ from xtts_core.errors import OverloadedError, RequestError, VoiceNotFoundError
 from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
 from xtts_core.store import atomic_dir, read_json, write_json
 from xtts_grpc.audio import decode_references
+from xtts_grpc.latents import LatentsFolder
 from xtts_grpc.validation import quoted
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class VoiceStore:
 
     A voice's id follows from its reference audio, so cloning the same audio again gives the
     voice that is there already, as it was first described.
+
+    Attributes:
+        latents: what models made of the voices, in files.
+        kept_latents: how many voices' latents a model keeps in memory.
     """
 
     def __init__(self, root: Path, settings: VoiceSettings, max_voices: int) -> None:
@@ -64,6 +69,8 @@ class VoiceStore:
         self._settings = settings
         self._max_voices = max_voices
         self._changing = threading.Lock()
+        self.latents = LatentsFolder(root / ".latents")
+        self.kept_latents = settings.latents_in_memory
 
     def add(self, files: Sequence[bytes], *, label: str = "", consent: str = "") -> Voice:
         """Keep recordings of one speaker, as WAV, FLAC, Ogg, MP3 or AIFF.
@@ -109,7 +116,7 @@ class VoiceStore:
         )
 
     def delete(self, voice_id: str) -> None:
-        """Remove a voice and its reference audio.
+        """Remove a voice, its reference audio and its latents under every model.
 
         Raises:
             VoiceNotFoundError: there is none.
@@ -119,6 +126,7 @@ class VoiceStore:
             # Renamed first: gone at once; what a killed service leaves of it goes the next time.
             self._folder(voice_id).rename(self._root / f"{_DELETED}{voice_id}-{token_hex(4)}")
             for deleted in self._root.glob(f"{_DELETED}*"):
+                self.latents.delete(deleted.name.removeprefix(_DELETED).rpartition("-")[0])
                 rmtree(deleted)
 
     def ids(self) -> list[str]:

@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 import pytest
 import soundfile
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from xtts_core.errors import ModelError
@@ -34,6 +35,7 @@ from xtts_core.model.checkpoint import (
     write_checkpoint,
     write_manifest,
 )
+from xtts_core.model.engine import Latents
 from xtts_core.model.loading import load_model, model_state
 from xtts_core.settings import (
     BaseModelSettings,
@@ -79,9 +81,11 @@ class SineEngine:
     def voices(self) -> dict[str, list[Path]]:
         return self._voices
 
-    def latents(self, references: list[np.ndarray]) -> float:
+    def latents(self, references: list[np.ndarray]) -> Latents:
         assert not self.closed
-        return float(np.sqrt(np.mean(np.square(np.concatenate(references)))))
+        self._gate.heard.append(len(references))
+        loudness = float(np.sqrt(np.mean(np.square(np.concatenate(references)))))
+        return Latents(torch.zeros(1, 32, 8), torch.full((1, 512, 1), loudness))
 
     def synthesize(self, text: str, language: str, latents: float, sampling: Any) -> np.ndarray:
         return np.concatenate(list(self.stream(text, language, latents, sampling, 20)))
@@ -91,7 +95,7 @@ class SineEngine:
     ) -> Iterator[np.ndarray]:
         samples = 0 if self.mute else int(len(text) * self.character_samples / sampling.speed)
         phase = 2 * np.pi * self.hz * np.arange(samples) / self.sample_rate_hz + sampling.seed
-        tone = (latents * np.sin(phase)).astype(np.float32)
+        tone = (float(latents.speaker[0, 0, 0]) * np.sin(phase)).astype(np.float32)
         for start in range(0, max(samples, 1), self.chunk_samples):
             assert not self.closed
             yield tone[start : start + self.chunk_samples]
@@ -103,10 +107,12 @@ class SineEngine:
 
 
 class Gate:
-    """Holds calls inside the engine while it is shut, and knows every engine that was loaded."""
+    """Holds calls inside the engine while it is shut, and knows every engine that was loaded, and
+    how many references each time that latents were computed."""
 
     def __init__(self) -> None:
         self.engines: list[SineEngine] = []
+        self.heard: list[int] = []
         self.reached = threading.Semaphore(0)
         self._open = threading.Event()
         self._open.set()
