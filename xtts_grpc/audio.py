@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -28,6 +29,8 @@ OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 _MAX_REFERENCE_RATE_HZ = 192_000
 _MAX_REFERENCE_CHANNELS = 2
 _REFERENCE_MAGICS = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM")
+_OGG_PAGE = struct.Struct("<4sBB8xIIIB")
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _LOUDEST = 10.0
 """Full scale is 1: lossy codecs go over it by a little, integers that were stored as floats by
 far."""
@@ -171,6 +174,8 @@ def _read_mono(data: bytes, where: str, max_s: float) -> tuple[FloatArray, int]:
     # reach; one of them (SDS) even prints on standard output.
     if not data.startswith(_REFERENCE_MAGICS) and not _is_mpeg_frame(data):
         raise _unreadable(where, "it is in none of these formats")
+    if data.startswith(b"OggS") and not _has_ogg_headers(data):
+        raise _unreadable(where, "its Ogg headers are damaged")
     try:
         with soundfile.SoundFile(cast(BinaryIO, _Within(data))) as file:
             rate_hz, channels = file.samplerate, file.channels
@@ -203,6 +208,42 @@ def _read_mono(data: bytes, where: str, max_s: float) -> tuple[FloatArray, int]:
 
 def _is_mpeg_frame(data: bytes) -> bool:
     return len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
+
+
+def _has_ogg_headers(data: bytes) -> bool:
+    """Whether the header packets of the first stream are whole (RFC 3533, section 6): three of
+    Vorbis, else one.
+
+    libsndfile 1.2.2 refuses a Vorbis file without them and never frees the comments that it has
+    read, which can be as large as a message.
+    """
+    at = packets = 0
+    wanted, unfinished = 1, False
+    stream: tuple[int, int] | None = None
+    while packets < wanted:
+        if len(data) < at + _OGG_PAGE.size:
+            return False
+        magic, version, flags, serial, number, checksum, segments = _OGG_PAGE.unpack_from(data, at)
+        body = at + _OGG_PAGE.size + segments
+        sizes = data[at + _OGG_PAGE.size : body]
+        page = data[at : body + sum(sizes)]
+        follows = stream is None or stream == (serial, number)
+        whole = len(page) == body - at + sum(sizes) and _ogg_checksum(page) == checksum
+        if (magic, version, flags & 1) != (b"OggS", 0, unfinished) or not follows or not whole:
+            return False
+        if stream is None and data.startswith(b"\x01vorbis", body):
+            wanted = 3
+        packets += sum(size < 255 for size in sizes)
+        unfinished = sizes[-1:] == b"\xff"
+        stream = (serial, number + 1)
+        at += len(page)
+    return True
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """zlib's, with all bits in the other order, from 0, and without its own field."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
+    return int(f"{zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
 
 
 def _unreadable(where: str, why: str) -> DecodeError:

@@ -357,6 +357,41 @@ def test_a_header_that_lies_is_refused(data, reason):
     assert "0x" not in str(refused.value), "no addresses of objects"
 
 
+@pytest.fixture(scope="session")
+def vorbis(recording: np.ndarray) -> bytes:
+    """An Ogg Vorbis file whose comments take several pages."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", 22_050, 1, format="OGG", subtype="VORBIS") as writer:
+        writer.title = "x" * 200_000
+        writer.write(recording)
+    return file.getvalue()
+
+
+def test_ogg_headers_of_several_pages_are_read(vorbis):
+    assert vorbis.count(b"OggS", 0, 200_000) > 3
+    assert len(decode_references([vorbis], 30.0)[0]) == pytest.approx(8 * 22_050, abs=100)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        # libsndfile would refuse all of these too, and keep the comments for ever.
+        lambda data, comments: data[:comments],
+        lambda data, comments: data[: comments + 100_000],
+        lambda data, comments: data[: comments + 10] + data[comments + 11 :],
+        lambda data, comments: damaged(data, [("flip", comments + 1_000, b"\1")]),
+        lambda data, comments: damaged(data, [("flip", comments + 14, b"\1")]),
+        lambda data, comments: damaged(data, [("flip", 30, b"\1")]),
+        lambda data, comments: data[:comments] + data[data.index(b"OggS", comments + 4) :],
+    ],
+    ids=["end", "cut", "short", "content", "serial", "first page", "page"],
+)
+def test_damaged_ogg_headers_never_reach_the_parser_that_leaks(vorbis, damage):
+    comments = vorbis.index(b"OggS", 4)
+    with pytest.raises(BadAudioError, match="Ogg headers are damaged"):
+        decode_references([damage(vorbis, comments)], 30.0)
+
+
 def test_a_file_that_says_it_has_2_to_the_60th_bytes_has_what_it_holds():
     samples = b"\1\2" * 100_000
     data = struct.pack(
