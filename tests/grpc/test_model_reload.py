@@ -12,7 +12,7 @@ import soundfile
 
 from xtts_core.errors import ReleaseError
 from xtts_core.settings import Environment
-from xtts_grpc.client import Encoding, ServiceError
+from xtts_grpc.client import Encoding, ServiceError, SynthesisClient
 from xtts_grpc.reload import Checkpoint, read_serving
 from xtts_grpc.serve import choose_serving
 
@@ -53,31 +53,64 @@ def test_without_a_release_calls_are_refused_until_there_is_one(start, releases)
     assert service.client.get_model().last_error == ""
 
 
-def test_a_release_published_under_load_fails_no_call(running, releases):
+def test_ten_releases_published_under_load_fail_no_call(running, releases, audio_file, recording):
+    quiet = audio_file(samples=0.5 * recording)
+    cloned = running.client.clone_voice([quiet]).voice_id
+    loudness_of = {voice: loudness(say(running, voice).audio) for voice in ("dora", cloned)}
+    assert loudness_of[cloned] != pytest.approx(loudness_of["dora"], rel=0.1)
+    numbers = {running.client.get_model().model_version: 1}
     answered = threading.Semaphore(0)
-    first = running.client.get_model().model_version
+    published = threading.Event()
 
-    def call_until_the_model_changed() -> list[tuple[str, float]]:
+    def call_again_and_again(caller: int) -> list[tuple[str, str, bytes]]:
         answers = []
-        while len({version for version, _ in answers}) < 2:
-            speech = say(running)
-            answers.append((speech.model_version, pitch_hz(speech.audio)))
-            answered.release()
+        with SynthesisClient(running.address, timeout_s=30) as client:
+            while not published.is_set() or len(answers) < 25:
+                voice_id = ("dora", cloned)[len(answers) % 2]
+                options = {"voice_id": voice_id, "encoding": Encoding.PCM16, "seed": 0}
+                if (len(answers) // 2 + caller) % 2:
+                    speech = client.synthesize(TEXT, **options)
+                    answers.append((speech.model_version, voice_id, speech.audio))
+                else:
+                    start, *parts, _ = client.stream(TEXT, **options)
+                    answers.append((start.model_version, voice_id, b"".join(parts)))
+                answered.release()
         return answers
 
-    with ThreadPoolExecutor(4) as callers:
-        calls = [callers.submit(call_until_the_model_changed) for _ in range(4)]
-        for _ in range(20):
-            assert answered.acquire(timeout=30)
-        second = releases.publish(2)
+    with ThreadPoolExecutor(8) as callers:
+        calls = [callers.submit(call_again_and_again, caller) for caller in range(8)]
+        try:
+            for release in range(2, 12):
+                for _ in range(16):
+                    assert answered.acquire(timeout=30)
+                if release in (5, 8):
+                    if release == 5:
+                        releases.publish_damaged(release)
+                    else:
+                        releases.publish(release, tone={"silence": True})
+                    with pytest.raises(ServiceError, match="cannot be served"):
+                        running.client.reload_model()
+                    model = running.client.get_model()
+                    assert f"releases/{release}" in model.last_error
+                    assert model.release == release - 1
+                else:
+                    version = releases.publish(release)
+                    numbers[version] = release
+                    assert running.client.reload_model().model_version == version
+                    assert running.client.get_model().last_error == ""
+        finally:
+            published.set()
         answers = [answer for call in calls for answer in call.result()]
-    expected = {first: releases.hz(1), second: releases.hz(2)}
-    for answered, pitch in answers:
-        assert pitch == pytest.approx(expected[answered], abs=2)
-    assert say(running).model_version == second
-    old, new = running.gate.engines
-    assert old.closed
-    assert not new.closed
+    assert len(answers) >= 200
+    assert {numbers[version] for version, _, _ in answers} == {1, 2, 3, 4, 6, 7, 9, 10, 11}
+    for version, voice_id, audio in answers:
+        samples = np.frombuffer(audio, "<i2").astype(np.float64)
+        turns = np.arange(len(TEXT) * 1_000) / 24_000
+        tone = np.sin(2 * np.pi * releases.hz(numbers[version]) * turns)
+        # Every sample is of the one model: another one's pitch in a part of it tells.
+        assert np.corrcoef(samples, tone)[0, 1] > 0.999
+        assert loudness(audio) == pytest.approx(loudness_of[voice_id], rel=0.02)
+    assert [engine.closed for engine in running.gate.engines] == [*[True] * 8, False]
 
 
 def test_a_call_in_flight_ends_on_the_model_it_began_with(running, releases):
