@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import save_file
 
 from xtts_core.errors import ReleaseError
+from xtts_core.model.checkpoint import describe_files, read_manifest, write_manifest
 from xtts_core.settings import Environment
+from xtts_core.store import read_json, write_json
 from xtts_grpc.client import Encoding, ServiceError, SynthesisClient
 from xtts_grpc.reload import Checkpoint, read_serving
-from xtts_grpc.serve import choose_serving
+from xtts_grpc.serve import Service, choose_serving
 
 TEXT = "Bom dia, tudo bem?"
 
@@ -111,6 +118,57 @@ def test_ten_releases_published_under_load_fail_no_call(running, releases, audio
         assert np.corrcoef(samples, tone)[0, 1] > 0.999
         assert loudness(audio) == pytest.approx(loudness_of[voice_id], rel=0.02)
     assert [engine.closed for engine in running.gate.engines] == [*[True] * 8, False]
+
+
+@pytest.fixture
+def publish_unloadable(tiny_corpus) -> Iterator[Callable[[], None]]:
+    """Publishes a release whose hashes are right and whose weights are those of nothing."""
+    directory = tiny_corpus.releases_dir / "3"
+
+    def publish() -> None:
+        [sound] = (tiny_corpus.releases_dir / "2").iterdir()
+        shutil.copytree(sound, directory)
+        save_file({"nothing": torch.zeros(1)}, directory / "model.safetensors")
+        manifest = read_manifest(directory)
+        sha256 = write_manifest(
+            directory, manifest.model_copy(update={"files": describe_files(directory)})
+        )
+        pointer = tiny_corpus.root / "serving.json"
+        write_json(
+            pointer,
+            {**read_json(pointer), "release": 3, "path": "releases/3", "manifest_sha256": sha256},
+        )
+
+    yield publish
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_real_weights_that_do_not_load_are_never_served(
+    tiny_corpus, publish_tiny, publish_unloadable, fast_settings, audio_file, tmp_path
+):
+    first = publish_tiny(1)
+    serving = tiny_corpus.root / "serving.json"
+    service = Service(fast_settings, "127.0.0.1:0", tmp_path / "voices", serving)
+    service.start()
+    try:
+        with SynthesisClient(service.address, timeout_s=60) as client:
+            client.wait_until_serving(60)
+            voice_id = client.clone_voice([audio_file()]).voice_id
+            say = partial(client.synthesize, TEXT, voice_id=voice_id, seed=1)
+            before = say()
+            publish_unloadable()
+            with pytest.raises(ServiceError, match="cannot be served"):
+                client.reload_model()
+            assert client.get_model().model_version == before.model_version == first
+            assert say().audio == before.audio
+            second = publish_tiny(2)
+            client.reload_model()
+            after = say()
+    finally:
+        service.stop()
+    assert after.model_version == second
+    # Both releases have the same weights, so the voice must sound the same.
+    assert after.audio == before.audio
 
 
 def test_a_call_in_flight_ends_on_the_model_it_began_with(running, releases):
@@ -248,10 +306,6 @@ def test_a_release_without_voices_is_warmed_up_and_serves(start, releases, audio
 
 
 def strip_voices(directory) -> str:
-    import shutil
-
-    from xtts_core.model.checkpoint import describe_files, read_manifest, write_manifest
-
     shutil.rmtree(directory / "voices")
     manifest = read_manifest(directory)
     return write_manifest(
