@@ -254,7 +254,6 @@ def test_whatever_is_sent_ends_with_a_status_that_says_why_and_blocks_nothing(qu
             stranger.send(*call, leave=leave)
 
         send()
-    print(stranger.ends)
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"} <= stranger.ends.keys()
     every_place_is_free(quick)
 
