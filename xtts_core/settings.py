@@ -308,10 +308,15 @@ class ServerSettings(_Section):
 class EngineSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
+    weights: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    max_batch: int = Field(8, ge=1)
     temperature: float = Field(0.75, ge=MIN_TEMPERATURE, le=2)
     top_k: int = Field(50, ge=1)
     top_p: float = Field(0.85, gt=0, le=1)
     repetition_penalty: float = Field(10.0, ge=1)
+    penalise_prefix: bool = True
+    runaway_retries: int = Field(1, ge=0, le=5)
+    first_chunk_tokens: int = Field(8, ge=1)
     stream_chunk_tokens: int = Field(20, ge=1)
 
 

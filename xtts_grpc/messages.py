@@ -85,6 +85,8 @@ class Speech:
     model_version: str
     seed: int
     real_time_factor: float
+    retried_sentences: int
+    cut_sentences: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class StreamEnd:
 
     duration_s: float
     real_time_factor: float
+    cut_sentences: int
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,8 @@ def speech_of(speech: pb.Speech) -> Speech:
         model_version=speech.model_version,
         seed=speech.seed,
         real_time_factor=speech.real_time_factor,
+        retried_sentences=speech.retried_sentences,
+        cut_sentences=speech.cut_sentences,
     )
 
 
@@ -308,7 +313,8 @@ def stream_part(response: pb.SynthesizeStreamResponse) -> StreamStart | bytes | 
             seed=start.seed,
         )
     if part == "end":
-        return StreamEnd(response.end.duration_s, response.end.real_time_factor)
+        end = response.end
+        return StreamEnd(end.duration_s, end.real_time_factor, end.cut_sentences)
     return response.audio
 
 

@@ -41,6 +41,12 @@ class Metrics:
         self._work_seconds = Counter(
             "xtts_work_seconds", "Work that the speech took", ["language"], registry=registry
         )
+        self._runaway_sentences = Counter(
+            "xtts_runaway_sentences",
+            "Sentences that ran away: spoken again, or cut",
+            ["outcome"],
+            registry=registry,
+        )
         self._first_audio_seconds = Histogram(
             "xtts_first_audio_seconds",
             "From the start of a stream to its first audio",
@@ -81,6 +87,11 @@ class Metrics:
         """An utterance was spoken to its end."""
         self._audio_seconds.labels(language).inc(audio_s)
         self._work_seconds.labels(language).inc(work_s)
+
+    def ran_away(self, *, retried: int, cut: int) -> None:
+        """So many sentences of an utterance ran away."""
+        self._runaway_sentences.labels("retried").inc(retried)
+        self._runaway_sentences.labels("cut").inc(cut)
 
     def first_audio(self, seconds: float) -> None:
         """A stream gave its first audio."""

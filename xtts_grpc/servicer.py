@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
-import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from xtts_core.errors import (
@@ -24,6 +23,7 @@ from xtts_core.errors import (
     VoiceNotFoundError,
     XttsError,
 )
+from xtts_core.model.engine import Chunks, Delivery
 from xtts_grpc.audio import StreamEncoder, encode, resolve_format
 from xtts_grpc.client import REASON_KEY
 from xtts_grpc.logs import tell
@@ -35,6 +35,7 @@ from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
 from xtts_grpc.validation import Task, check_page_size, check_utterance
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from xtts_core.model.engine import Latents
@@ -85,6 +86,8 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         self._follower = follower
         self._metrics = metrics
         server = settings.server
+        engine = settings.engine
+        self._chunks = Chunks(engine.first_chunk_tokens, engine.stream_chunk_tokens)
         self._places = Places(server.max_concurrent_calls, server.max_waiting_calls)
 
     def Synthesize(  # noqa: N802 (the name is the protocol's)
@@ -111,8 +114,18 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             )
             encoder = StreamEncoder(model.engine.sample_rate_hz, form)
             work = _Stopwatch()
+            delivery = Delivery()
             begun: float | None = monotonic()
-            for chunk in work.timed(self._spoken(model, task, latents, context)):
+            spoken = model.engine.stream(
+                task.text,
+                task.language,
+                latents,
+                task.sampling,
+                self._chunks,
+                check=_waited_for(context),
+                delivery=delivery,
+            )
+            for chunk in work.timed(spoken):
                 if audio := encoder.push(chunk):
                     if begun is not None:
                         self._metrics.first_audio(monotonic() - begun)
@@ -124,9 +137,10 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                 end=pb.StreamEnd(
                     duration_s=encoder.duration_s,
                     real_time_factor=_real_time_factor(work.seconds, encoder.duration_s),
+                    cut_sentences=delivery.cut,
                 )
             )
-            self._told(model, task, encoder.duration_s, work.seconds)
+            self._told(model, task, encoder.duration_s, work.seconds, delivery)
 
     def CloneVoice(  # noqa: N802
         self, request: pb.CloneVoiceRequest, context: grpc.ServicerContext
@@ -221,43 +235,42 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         form: pb.AudioFormat,
         context: grpc.ServicerContext,
     ) -> pb.Speech:
-        work = _Stopwatch()
-        chunks = list(work.timed(self._spoken(model, task, latents, context)))
-        audio, duration_s = encode(np.concatenate(chunks), model.engine.sample_rate_hz, form)
+        delivery = Delivery()
+        started = monotonic()
+        spoken = model.engine.synthesize(
+            task.text,
+            task.language,
+            latents,
+            task.sampling,
+            check=_waited_for(context),
+            delivery=delivery,
+        )
+        seconds = monotonic() - started
+        audio, duration_s = encode(spoken, model.engine.sample_rate_hz, form)
         speech = pb.Speech(
             audio=audio,
             format=form,
             duration_s=duration_s,
             model_version=model.version,
             seed=task.seed,
-            real_time_factor=_real_time_factor(work.seconds, duration_s),
+            real_time_factor=_real_time_factor(seconds, duration_s),
+            retried_sentences=delivery.retried,
+            cut_sentences=delivery.cut,
         )
-        self._told(model, task, duration_s, work.seconds)
+        self._told(model, task, duration_s, seconds, delivery)
         return speech
 
-    def _told(self, model: Model, task: Task, duration_s: float, seconds: float) -> None:
+    def _told(
+        self, model: Model, task: Task, duration_s: float, seconds: float, delivery: Delivery
+    ) -> None:
         self._metrics.spoke(task.language, duration_s, seconds)
-        tell(duration_s=round(duration_s, 3), work_s=round(seconds, 3))
-
-    def _spoken(
-        self, model: Model, task: Task, latents: Latents, context: grpc.ServicerContext
-    ) -> Iterator[FloatArray]:
-        """The utterance in chunks, as long as the caller waits for it.
-
-        A unary call takes chunks too: the joined chunks equal the whole, and only between chunks
-        can the work for a caller that went away be stopped.
-        """
-        chunks = model.engine.stream(
-            task.text,
-            task.language,
-            latents,
-            task.sampling,
-            self._settings.engine.stream_chunk_tokens,
+        self._metrics.ran_away(retried=delivery.retried, cut=delivery.cut)
+        tell(
+            duration_s=round(duration_s, 3),
+            work_s=round(seconds, 3),
+            retried_sentences=delivery.retried,
+            cut_sentences=delivery.cut,
         )
-        for chunk in chunks:
-            yield chunk
-            if not context.is_active():
-                raise CallEndedError
 
     def _check(self, utterance: pb.Utterance, model: Model) -> Task:
         task = check_utterance(
@@ -302,6 +315,16 @@ def _abort(
     hint = () if retry_after_s is None else ((RETRY_KEY, str(math.ceil(retry_after_s * 1_000))),)
     context.set_trailing_metadata(((REASON_KEY, reason), *hint))
     context.abort(code, message)
+
+
+def _waited_for(context: grpc.ServicerContext) -> Callable[[], None]:
+    """A check that raises once the caller went away, or its deadline passed."""
+
+    def check() -> None:
+        if not context.is_active():
+            raise CallEndedError
+
+    return check
 
 
 class _Stopwatch:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xtts_core.errors import RequestError
-from xtts_core.model.engine import Sampling
+from xtts_core.model.sampling import Sampling
 from xtts_core.settings import MIN_TEMPERATURE, EngineSettings
 from xtts_grpc.v1 import synthesis_pb2 as pb
 
@@ -53,9 +53,9 @@ def default_sampling(settings: EngineSettings, *, seed: int) -> Sampling:
         top_k=settings.top_k,
         top_p=settings.top_p,
         repetition_penalty=settings.repetition_penalty,
-        speed=1.0,
         seed=seed,
-        max_audio_tokens=None,
+        penalise_prefix=settings.penalise_prefix,
+        retries=settings.runaway_retries,
     )
 
 

@@ -87,11 +87,19 @@ class SineEngine:
         loudness = float(np.sqrt(np.mean(np.square(np.concatenate(references)))))
         return Latents(torch.zeros(1, 32, 8), torch.full((1, 512, 1), loudness))
 
-    def synthesize(self, text: str, language: str, latents: float, sampling: Any) -> np.ndarray:
-        return np.concatenate(list(self.stream(text, language, latents, sampling, 20)))
+    def synthesize(self, *asked: Any, **how: Any) -> np.ndarray:
+        return np.concatenate(list(self.stream(*asked, **how)))
 
     def stream(
-        self, text: str, language: str, latents: float, sampling: Any, chunk_tokens: int
+        self,
+        text: str,
+        language: str,
+        latents: Latents,
+        sampling: Any,
+        chunks: Any = None,
+        *,
+        check: Callable[[], None] = lambda: None,
+        delivery: Any = None,
     ) -> Iterator[np.ndarray]:
         samples = 0 if self.mute else int(len(text) * self.character_samples / sampling.speed)
         phase = 2 * np.pi * self.hz * np.arange(samples) / self.sample_rate_hz + sampling.seed
@@ -100,6 +108,7 @@ class SineEngine:
             assert not self.closed
             yield tone[start : start + self.chunk_samples]
             self._gate.pass_through()
+            check()
 
     def close(self) -> None:
         assert not self.closed

@@ -146,7 +146,8 @@ def test_the_real_engine_streams_reloads_and_keeps_cloned_voices(
             before = client.synthesize(TEXT, **options)
             parts = list(client.stream(TEXT, **options))
             joined = b"".join(part for part in parts if isinstance(part, bytes))
-            assert joined == before.audio
+            apart = np.frombuffer(joined, "<i2").astype(int) - np.frombuffer(before.audio, "<i2")
+            assert np.abs(apart).max() <= 1
             second = publish_tiny(2)
             client.reload_model()
             after = client.synthesize(TEXT, **options)

@@ -217,7 +217,7 @@ class Voice:
 
     def speak(self, clip: Clip, reference: Clip, seed: int) -> NDArray[np.float32]:
         """The clip's text in the reference's voice: mono float32 at 24 000 Hz."""
-        from xtts_core.model.engine import Sampling
+        from xtts_core.model.sampling import Sampling
         from xtts_core.training.mel import pcm_to_float
 
         latents = self.engine.latents([pcm_to_float(reference.audio()).numpy()])

@@ -1,30 +1,33 @@
-"""From text to audio: decodes the codes, and vocodes them whole or while they come.
+"""From text to audio: sentences are decoded (decoder.py), vocoded while their codes come
+(vocoder.py), and watched for babble and silence (runaway.py).
 
 The latents that the vocoder needs are collected while decoding, where coqui-tts runs the GPT a
-second time for them; the two agree to 1e-6. Streaming vocodes only the frames that are new, with
-the context that the vocoder sees around them, so the joined chunks equal the whole.
+second time for them; the two agree to 1e-6.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from xtts_core.errors import DecodeError, NotReadyError, RequestError
 from xtts_core.model.checkpoint import verify, version_of
+from xtts_core.model.decoder import Decoder, Request
 from xtts_core.model.loading import load_model, resolve_device
+from xtts_core.model.projections import Precision, packs
+from xtts_core.model.runaway import Guard, fewest_codes, most_codes
+from xtts_core.model.sampling import Sampling, drawing
 from xtts_core.model.tokenizer import Tokenizer
+from xtts_core.model.vocoder import Vocoder, vocode
 from xtts_core.settings import NATIVE_RATE_HZ, SAMPLE_RATE_HZ, EngineSettings
 from xtts_core.text import NORMALISER_VERSION, split_sentences
 from xtts_core.text import languages as normalised_languages
@@ -40,39 +43,36 @@ MIN_REFERENCE_S = 0.33
 """The shortest reference that has a conditioning latent (coqui-tts, `get_gpt_cond_latents`)."""
 SENTENCE_PAUSE_S = 0.2
 """Silence between two sentences of one text."""
-SLOWEST_CHARACTERS_PER_S = 4.0
-LONGEST_PAUSES_S = 2.0
-"""A sentence may last its characters at the slowest pace and these pauses; XTTS sometimes misses
-its stop token and babbles on (coqui-ai/TTS#4172, idiap/coqui-ai-TTS#514)."""
-FASTEST_CHARACTERS_PER_S = 40.0
-"""More than twice as fast as people speak: before its characters have passed at this pace a
-sentence cannot be over, and a stop token is not drawn."""
-VOCODER_CONTEXT_FRAMES = 13
-"""How far the public vocoder looks on either side of a frame of 256 samples."""
 
-_CODES_PER_S = SAMPLE_RATE_HZ / 1_024
 _DEFAULT_CHARACTER_LIMIT = 250
+_WHOLE_CHUNK_CODES = 64
+"""A sentence that is not streamed is vocoded in such pieces: what they hold in memory does not
+grow with its length, and their context costs 9 %."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How codes are drawn. The defaults are those of coqui-tts's `inference`.
+class Chunks:
+    """How many codes (46 ms each) the pieces of a stream take, the first one and the others."""
+
+    first: int = 20
+    following: int = 20
+
+
+@dataclass
+class Delivery:
+    """What became of a text while it was spoken.
 
     Attributes:
-        speed: above 1 faster, below 1 slower; the pitch stays.
-        seed: the same seed, text, voice and model give the same audio; None draws one.
-        max_audio_tokens: the most codes (46 ms each) of one sentence; None: by its length.
-        min_audio_tokens: the fewest codes before a stop; None: by its length, 0: as coqui-tts.
+        retried: sentences that ran away and were spoken again with another seed.
+        cut: sentences that ran away even so, or in a stream, and end where they did.
     """
 
-    temperature: float = 0.75
-    top_k: int = 50
-    top_p: float = 0.85
-    repetition_penalty: float = 10.0
-    speed: float = 1.0
-    seed: int | None = None
-    max_audio_tokens: int | None = None
-    min_audio_tokens: int | None = None
+    retried: int = 0
+    cut: int = 0
+
+
+def nobody_left() -> None:
+    """The `check` of a caller that stays to the end."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,9 @@ class Engine:
         model: in eval mode, on its device.
         version: how the model is called in replies and logs.
         voices: the reference clips of each speaker that came with the model.
+        max_batch: how many sentences are decoded together.
+        precision: of the GPT's weights, which with the vocoder's are taken out of `model` then;
+            None leaves the model as it is.
 
     Attributes:
         languages: codes that can be spoken.
@@ -108,6 +111,9 @@ class Engine:
         tokenizer: Tokenizer,
         version: str,
         voices: Mapping[str, Sequence[Path]],
+        *,
+        max_batch: int = 1,
+        precision: Precision | None = None,
     ) -> None:
         spoken = normalised_languages()
         self.version = version
@@ -115,6 +121,9 @@ class Engine:
         self._tokenizer = tokenizer
         self._voices = voices
         self._loaded: Xtts | None = model
+        self._decoder = Decoder(model.gpt, slots=max_batch, precision=precision)
+        vocoder = Vocoder(model.hifigan_decoder, take=precision is not None)
+        self._vocoder = _InTurn(self._decoder, vocoder)
 
     @classmethod
     def load(cls, directory: Path, settings: EngineSettings) -> Engine:
@@ -136,13 +145,20 @@ class Engine:
             )
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        model = load_model(directory, resolve_device(settings.device))
-        _fold_weight_norm(model.hifigan_decoder)
+        device = resolve_device(settings.device)
+        model = load_model(directory, device)
         voices = {
             speaker: [directory / name for name in names]
             for speaker, names in manifest.voices.items()
         }
-        return cls(model, Tokenizer.load(directory), version_of(directory), voices)
+        return cls(
+            model,
+            Tokenizer.load(directory),
+            version_of(directory),
+            voices,
+            max_batch=settings.max_batch,
+            precision=_precision(settings, device),
+        )
 
     def voices(self) -> dict[str, list[Path]]:
         """The reference clips of each speaker that came with the model."""
@@ -179,17 +195,30 @@ class Engine:
         return Latents(gpt_cond=gpt_cond, speaker=torch.stack(speakers).mean(dim=0))
 
     def synthesize(
-        self, text: str, language: str, latents: Latents, sampling: Sampling
+        self,
+        text: str,
+        language: str,
+        latents: Latents,
+        sampling: Sampling,
+        *,
+        check: Callable[[], None] = nobody_left,
+        delivery: Delivery | None = None,
     ) -> FloatArray:
         """`text` spoken: mono float32 at 24 000 Hz.
 
         The text is cut at sentences within the language's limit, and a short silence joins them.
 
+        Args:
+            check: called several times a second; what it raises ends the work.
+            delivery: filled with what became of the text.
+
         Raises:
             RequestError: the text is empty, or the model does not speak the language.
             NotReadyError: the engine was closed.
         """
-        return np.concatenate(list(self._speak(text, language, latents, sampling, None)))
+        return np.concatenate(
+            list(self._speak(text, language, latents, sampling, None, check, delivery))
+        )
 
     def stream(
         self,
@@ -197,13 +226,17 @@ class Engine:
         language: str,
         latents: Latents,
         sampling: Sampling,
-        chunk_tokens: int = 20,
+        chunks: Chunks = Chunks(),
+        *,
+        check: Callable[[], None] = nobody_left,
+        delivery: Delivery | None = None,
     ) -> Iterator[FloatArray]:
-        """`synthesize` in chunks, each as soon as about `chunk_tokens` new codes allow it.
+        """`synthesize` in pieces, each as soon as its codes are there.
 
-        Joined, the chunks equal the audio of `synthesize` with the same seed up to rounding.
+        Joined, the pieces equal the audio of `synthesize` with the same seed up to rounding, but
+        for a sentence that runs away: what was heard of it cannot be spoken again.
         """
-        return self._speak(text, language, latents, sampling, chunk_tokens)
+        return self._speak(text, language, latents, sampling, chunks, check, delivery)
 
     @torch.inference_mode()
     def _speak(
@@ -212,7 +245,9 @@ class Engine:
         language: str,
         latents: Latents,
         sampling: Sampling,
-        chunk_tokens: int | None,
+        chunks: Chunks | None,
+        check: Callable[[], None],
+        delivery: Delivery | None,
     ) -> Iterator[FloatArray]:
         model = self._model
         code = language.split("-")[0].lower()
@@ -231,24 +266,84 @@ class Engine:
             generator.seed()
         else:
             generator.manual_seed(sampling.seed)
+        voice = Latents(latents.gpt_cond.to(model.device), latents.speaker.to(model.device))
+        told = delivery or Delivery()
         for number, sentence in enumerate(sentences):
             if number:
                 yield np.zeros(int(SENTENCE_PAUSE_S * NATIVE_RATE_HZ), np.float32)
-            decoded = _decode(
-                model.gpt,
-                self._tokenizer.encode(sentence, language),
-                latents.gpt_cond.to(model.device),
-                sampling,
-                at_least=_fewest_codes(sentence, sampling),
-                limit=_code_limit(sentence, sampling, model.gpt.max_gen_mel_tokens),
-                generator=generator,
+            task = _Sentence(
+                sentence, self._tokenizer.encode(sentence, language), voice, sampling, generator
             )
-            yield from _vocode(
-                model.hifigan_decoder,
-                decoded,
-                latents.speaker.to(model.device),
+            if chunks is None:
+                yield from self._whole(task, check, told)
+            else:
+                yield from self._streamed(task, chunks, check, told)
+
+    def _whole(
+        self, task: _Sentence, check: Callable[[], None], told: Delivery
+    ) -> Sequence[FloatArray]:
+        """A sentence, spoken again where it ran away."""
+        chunks = Chunks(_WHOLE_CHUNK_CODES, _WHOLE_CHUNK_CODES)
+        for attempt in range(task.sampling.retries + 1):
+            told.retried += attempt == 1
+            once = Delivery()
+            pieces = list(self._streamed(task, chunks, check, once))
+            if not once.cut:
+                return pieces
+        told.cut += 1
+        return pieces
+
+    def _streamed(
+        self, task: _Sentence, chunks: Chunks, check: Callable[[], None], told: Delivery
+    ) -> Iterator[FloatArray]:
+        """A sentence in pieces; it ends where it ran away."""
+        sampling = task.sampling
+        stop = self._model.gpt.stop_audio_token
+        limit = min(task.limit, self._model.gpt.max_gen_mel_tokens)
+        guard = Guard(limit, sampling.speed, bounded=sampling.max_audio_tokens is None)
+        request = Request(
+            tokens=task.tokens,
+            gpt_cond=task.voice.gpt_cond,
+            draw=drawing(sampling, task.generator),
+            at_least=task.at_least,
+            limit=limit,
+            penalise_prefix=sampling.penalise_prefix,
+            check=check,
+        )
+        with contextlib.closing(self._decoder.decode(request)) as codes:
+
+            def watched() -> Iterator[Tensor]:
+                for code, latent in codes:
+                    guard.draw(code, stop=code == stop)
+                    yield latent
+                    if guard.runaway:
+                        return
+
+            given = 0
+            for piece in vocode(
+                self._vocoder,
+                watched(),
+                task.voice.speaker,
                 sampling.speed,
-                chunk_tokens,
+                first=chunks.first,
+                following=chunks.following,
+                check=check,
+            ):
+                guard.hear(piece)
+                if guard.runaway:
+                    piece = piece[: max(0, guard.runaway.end - given)]
+                given += len(piece)
+                if len(piece):
+                    yield piece
+                if guard.runaway and given >= guard.runaway.end:
+                    break
+        if guard.runaway:
+            told.cut += 1
+            logger.warning(
+                "a sentence of %d characters ran away (%s) after %.1f s",
+                len(task.text),
+                guard.runaway.sign,
+                given / NATIVE_RATE_HZ,
             )
 
     @property
@@ -292,153 +387,47 @@ def _checked(clip: FloatArray, number: int) -> Tensor:
     return torch.from_numpy(clip.astype(np.float32)).clamp(-1, 1)[None]
 
 
-def _fewest_codes(sentence: str, sampling: Sampling) -> int:
-    if sampling.min_audio_tokens is not None:
-        return sampling.min_audio_tokens
-    return math.floor(len(sentence) / FASTEST_CHARACTERS_PER_S * _CODES_PER_S)
+@dataclass(frozen=True)
+class _Sentence:
+    """A sentence to speak; a second attempt goes on with the generator of the first."""
+
+    text: str
+    tokens: Sequence[int]
+    voice: Latents
+    sampling: Sampling
+    generator: torch.Generator
+
+    @property
+    def at_least(self) -> int:
+        asked = self.sampling.min_audio_tokens
+        return fewest_codes(self.text) if asked is None else asked
+
+    @property
+    def limit(self) -> int:
+        return self.sampling.max_audio_tokens or most_codes(self.text)
 
 
-def _code_limit(sentence: str, sampling: Sampling, model_limit: int) -> int:
-    if sampling.max_audio_tokens is not None:
-        return min(sampling.max_audio_tokens, model_limit)
-    seconds = LONGEST_PAUSES_S + len(sentence) / SLOWEST_CHARACTERS_PER_S
-    return min(math.ceil(seconds * _CODES_PER_S), model_limit)
+class _InTurn:
+    """The vocoder, at work only while nothing else computes."""
+
+    def __init__(self, decoder: Decoder, vocoder: Vocoder) -> None:
+        self._decoder = decoder
+        self._vocoder = vocoder
+        self.hop_length = vocoder.hop_length
+        self.scales = vocoder.scales
+
+    def __call__(
+        self,
+        frames: Tensor,
+        speaker: Tensor,
+        check: Callable[[], None],
+        context: tuple[int, int] = (0, 0),
+    ) -> Tensor:
+        with self._decoder.turns.take(check):
+            return self._vocoder(frames, speaker, check, context)
 
 
-def _decode(
-    gpt: Any,
-    tokens: list[int],
-    gpt_cond: Tensor,
-    sampling: Sampling,
-    *,
-    at_least: int,
-    limit: int,
-    generator: torch.Generator,
-) -> Iterator[Tensor]:
-    """Draw codes until the stop code, which does not come before `at_least` others, or the limit;
-    yields the latent of each, [1, 1, channels].
-
-    The order of the steps and the fake prefix (token 1 and the start token count as already
-    spoken in the repetition penalty) are those of coqui-tts's `GPT.generate`, so equal seeds give
-    its codes. Nothing is kept in the module, so calls may overlap.
-    """
-    draw = _drawing(sampling, generator)
-    device = gpt_cond.device
-    framed = torch.tensor([[gpt.start_text_token, *tokens, gpt.stop_text_token]], device=device)
-    start = torch.tensor([[gpt.start_audio_token]], device=device)
-    inputs = torch.cat(
-        [
-            gpt_cond,
-            gpt.text_embedding(framed) + gpt.text_pos_embedding(framed),
-            gpt.mel_embedding(start) + gpt.mel_pos_embedding(start),
-        ],
-        dim=1,
-    )
-    spoken = torch.tensor([[1, gpt.start_audio_token]], device=device)
-    cache = None
-    for position in range(1, limit + 1):
-        step = gpt.gpt(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-        cache = step.past_key_values
-        latent = gpt.final_norm(step.last_hidden_state[:, -1:])
-        logits = gpt.mel_head(latent[:, 0])
-        if position <= at_least:
-            logits[:, gpt.stop_audio_token] = -math.inf
-        code = draw(spoken, logits)
-        yield latent
-        if code.item() == gpt.stop_audio_token:
-            return
-        spoken = torch.cat([spoken, code], dim=1)
-        inputs = gpt.mel_embedding(code) + gpt.mel_pos_embedding.get_fixed_embedding(
-            position, device
-        )
-
-
-def _drawing(sampling: Sampling, generator: torch.Generator) -> Any:
-    """A function from the codes spoken [1, n] and the logits [1, codes] to the next code [1, 1]."""
-    from transformers import (
-        LogitsProcessorList,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    shape: Any = LogitsProcessorList(
-        [
-            RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)),
-            TemperatureLogitsWarper(float(sampling.temperature)),
-            TopKLogitsWarper(sampling.top_k),
-            TopPLogitsWarper(float(sampling.top_p)),
-        ]
-    )
-
-    def draw(spoken: Tensor, logits: Tensor) -> Tensor:
-        scores = shape(spoken, logits)
-        return torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)
-
-    return draw
-
-
-def _vocode(
-    decoder: Any, latents: Iterator[Tensor], speaker: Tensor, speed: float, chunk: int | None
-) -> Iterator[FloatArray]:
-    """Audio of a sentence: whole, or in pieces after every `chunk` latents.
-
-    A piece ends before the frames that later latents or the vocoder's view of them would change.
-    """
-    scales = _scales(decoder, speed)
-    collected: list[Tensor] = []
-    done = 0
-    for latent in latents:
-        collected.append(latent)
-        if chunk is None or len(collected) % chunk:
-            continue
-        ready = _settled(len(collected), scales) - VOCODER_CONTEXT_FRAMES
-        if ready > done:
-            yield _voice(decoder, _frames(collected, scales), speaker, done, ready)
-            done = ready
-    frames = _frames(collected, scales)
-    yield _voice(decoder, frames, speaker, done, frames.shape[-1])
-
-
-def _scales(decoder: Any, speed: float) -> list[float]:
-    """The resamplings from latents to the vocoder's frames, as coqui's `HifiDecoder` has them."""
-    scales = [
-        1 / speed,
-        decoder.ar_mel_length_compression / decoder.output_hop_length,
-        decoder.output_sample_rate / decoder.input_sample_rate,
-    ]
-    return [scale for scale in scales if scale != 1]
-
-
-def _frames(latents: list[Tensor], scales: list[float]) -> Tensor:
-    """Latents as frames of the vocoder, [1, channels, frames]."""
-    frames = torch.cat(latents, dim=1).transpose(1, 2)
-    for scale in scales:
-        frames = functional.interpolate(frames, scale_factor=scale, mode="linear")
-    return frames
-
-
-def _settled(n: int, scales: list[float]) -> int:
-    """How many frames n latents fix: output i of a linear resampling by s reads the inputs
-    around (i + 0.5) / s - 0.5, and past the last one that may still move."""
-    for scale in scales:
-        n = max(0, math.floor(scale * (n - 0.5) - 0.5))
-    return n
-
-
-def _voice(decoder: Any, frames: Tensor, speaker: Tensor, start: int, stop: int) -> FloatArray:
-    """The audio of frames `start` to `stop`, vocoded with their context."""
-    first = max(0, start - VOCODER_CONTEXT_FRAMES)
-    last = stop + VOCODER_CONTEXT_FRAMES
-    wave = decoder.waveform_decoder(frames[:, :, first:last], g=speaker)[0, 0]
-    hop = decoder.output_hop_length
-    audio: FloatArray = wave[(start - first) * hop : (stop - first) * hop].cpu().numpy()
-    return audio
-
-
-def _fold_weight_norm(decoder: torch.nn.Module) -> None:
-    """Compute the normed weights once; coqui's own `remove_weight_norm` raises on this vocoder."""
-    for module in decoder.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+def _precision(settings: EngineSettings, device: str) -> Precision:
+    if settings.weights != "auto":
+        return settings.weights
+    return "float16" if device != "cpu" or packs() else "float32"

@@ -51,8 +51,12 @@ _POINTS = {
     7: _Points(8, (1.5, -1.5, 1 / 1.5, -1 / 1.5), channels=64),
     11: _Points(16, (1.5, -1.5, 1 / 1.5, -1 / 1.5), channels=64),
 }
-"""By kernel size, measured with AVX2 and two threads: 1.5, 1.9 and 2.3 times fewer operations in
-all. Any other convolution is computed directly. The rounding error stays below 3e-6 of the peak."""
+"""By kernel size: at 128 channels 1.9, 2.8 and 3.6 times fewer operations, transforms included;
+where they begin to pay was measured with AVX2 and two threads. Any other convolution is computed
+directly. Beside float64 the audio is as exact as coqui-tts's own, to 2e-6 of the peak."""
+
+_ROWS = 512
+"""Rows of products at a time: fewer spend more on starting threads, more leave the cache."""
 
 
 class AnyVocoder(Protocol):
@@ -94,7 +98,7 @@ class Vocoder:
         )
         generator = decoder.waveform_decoder
         on_cpu = generator.conv_pre.weight.device.type == "cpu"
-        with torch.inference_mode():
+        with torch.no_grad():
             self._generate = (
                 _Generator(generator) if on_cpu else _Folded(generator, self.hop_length)
             )
@@ -133,7 +137,11 @@ class _Folded:
         self._hop_length = hop_length
         for module in self._generator.modules():
             if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight")
+                # torch's `remove_parametrizations` would change the class, which a copy shares.
+                weight = module.weight.detach().clone()
+                del module.parametrizations
+                module.__class__ = module.__class__.__base__
+                module.weight = nn.Parameter(weight, requires_grad=False)
 
     def __call__(
         self,
@@ -402,8 +410,7 @@ class _Short:
         shape = (len(spread), channels, channels)
         self._weight = spread.float().view(shape).transpose(1, 2).contiguous()
         self._bias = None if conv.bias is None else conv.bias.clone()
-        self._tiles = max(1, 2 * channels // self._dilation)
-        """Tiles at a time: many enough for the products, few enough for the cache."""
+        self._tiles = max(1, _ROWS // self._dilation)
         self.reach = self._dilation * (taps - 1) // 2
         self.overshoot = self._dilation * len(self._after) + self.reach
         self.scratch = len(spread) * self._tiles * self._dilation * channels

@@ -307,7 +307,8 @@ def spoken_level_dbfs(checkpoint: Path, clips: Sequence[Clip], device: str) -> f
     """
     import numpy as np
 
-    from xtts_core.model.engine import Engine, Sampling, read_reference
+    from xtts_core.model.engine import Engine, read_reference
+    from xtts_core.model.sampling import Sampling
 
     engine = Engine.load(checkpoint, EngineSettings.model_validate({"device": device}))
     said = next(clip for clip in clips if clip.split == "val")

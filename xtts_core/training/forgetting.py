@@ -26,8 +26,9 @@ from torch import Tensor
 
 from xtts_core.errors import ModelError
 from xtts_core.model.coqui_checkpoint import SPEAKERS_FILE
-from xtts_core.model.engine import Engine, Latents, Sampling
+from xtts_core.model.engine import Engine, Latents
 from xtts_core.model.loading import load_mel_stats
+from xtts_core.model.sampling import Sampling
 from xtts_core.model.tokenizer import Tokenizer
 from xtts_core.settings import NATIVE_RATE_HZ, SAMPLE_RATE_HZ
 from xtts_core.stage import Progress, silent

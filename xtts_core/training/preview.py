@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xtts_core.model.engine import Engine, Sampling
+from xtts_core.model.engine import Engine
+from xtts_core.model.sampling import Sampling
 from xtts_core.model.tokenizer import Tokenizer
 from xtts_core.training.data import Clip, held_out_spans
 from xtts_core.training.job import TrainingJob

@@ -71,20 +71,24 @@ class Utterance(_message.Message):
     def __init__(self, text: _Optional[str] = ..., language: _Optional[str] = ..., speed: _Optional[float] = ..., sampling: _Optional[_Union[SamplingSettings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Speech(_message.Message):
-    __slots__ = ("audio", "format", "duration_s", "model_version", "seed", "real_time_factor")
+    __slots__ = ("audio", "format", "duration_s", "model_version", "seed", "real_time_factor", "retried_sentences", "cut_sentences")
     AUDIO_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     REAL_TIME_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    RETRIED_SENTENCES_FIELD_NUMBER: _ClassVar[int]
+    CUT_SENTENCES_FIELD_NUMBER: _ClassVar[int]
     audio: bytes
     format: AudioFormat
     duration_s: float
     model_version: str
     seed: int
     real_time_factor: float
-    def __init__(self, audio: _Optional[bytes] = ..., format: _Optional[_Union[AudioFormat, _Mapping]] = ..., duration_s: _Optional[float] = ..., model_version: _Optional[str] = ..., seed: _Optional[int] = ..., real_time_factor: _Optional[float] = ...) -> None: ...
+    retried_sentences: int
+    cut_sentences: int
+    def __init__(self, audio: _Optional[bytes] = ..., format: _Optional[_Union[AudioFormat, _Mapping]] = ..., duration_s: _Optional[float] = ..., model_version: _Optional[str] = ..., seed: _Optional[int] = ..., real_time_factor: _Optional[float] = ..., retried_sentences: _Optional[int] = ..., cut_sentences: _Optional[int] = ...) -> None: ...
 
 class SynthesizeRequest(_message.Message):
     __slots__ = ("utterance", "voice_id", "format")
@@ -133,12 +137,14 @@ class StreamStart(_message.Message):
     def __init__(self, format: _Optional[_Union[AudioFormat, _Mapping]] = ..., model_version: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StreamEnd(_message.Message):
-    __slots__ = ("duration_s", "real_time_factor")
+    __slots__ = ("duration_s", "real_time_factor", "cut_sentences")
     DURATION_S_FIELD_NUMBER: _ClassVar[int]
     REAL_TIME_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    CUT_SENTENCES_FIELD_NUMBER: _ClassVar[int]
     duration_s: float
     real_time_factor: float
-    def __init__(self, duration_s: _Optional[float] = ..., real_time_factor: _Optional[float] = ...) -> None: ...
+    cut_sentences: int
+    def __init__(self, duration_s: _Optional[float] = ..., real_time_factor: _Optional[float] = ..., cut_sentences: _Optional[int] = ...) -> None: ...
 
 class CloneVoiceRequest(_message.Message):
     __slots__ = ("references", "label", "consent", "utterance", "format")

@@ -13,8 +13,9 @@ from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_core.errors import ModelError
-from xtts_core.model.engine import Engine, FloatArray, Latents, Sampling
+from xtts_core.model.engine import Chunks, Engine, FloatArray, Latents
 from xtts_core.model.export import export_coqui
+from xtts_core.model.sampling import Sampling
 from xtts_core.settings import EngineSettings
 
 TEXT = "olá, este é um teste de voz."
@@ -79,7 +80,7 @@ def test_a_stream_through_the_full_size_vocoder_equals_the_whole(
 ) -> None:
     sampling = Sampling(seed=3, max_audio_tokens=30)
     whole = engine.synthesize(TEXT, "pt", voice, sampling)
-    chunks = list(engine.stream(TEXT, "pt", voice, sampling, 8))
+    chunks = list(engine.stream(TEXT, "pt", voice, sampling, Chunks(8, 8)))
     assert len(chunks) > 1
     joined = np.concatenate(chunks)
     assert joined.shape == whole.shape

@@ -12,13 +12,14 @@ import torch
 from xtts_core.errors import DecodeError, NotReadyError, RequestError
 from xtts_core.model.engine import (
     SENTENCE_PAUSE_S,
+    Chunks,
     Engine,
     FloatArray,
     Latents,
-    Sampling,
     read_reference,
 )
 from xtts_core.model.loading import load_model
+from xtts_core.model.sampling import Sampling
 from xtts_core.settings import EngineSettings
 
 TEXT = "a feira abre às seis horas, e quem chega primeiro encontra as melhores frutas."
@@ -89,8 +90,14 @@ def test_the_engine_speaks_what_coqui_speaks_with_the_same_seed(
 
 
 def test_latents_are_those_of_coqui(
-    engine: Engine, tiny_dir: Path, tmp_path: Path, recording: FloatArray
+    engine: Engine,
+    tiny_dir: Path,
+    tmp_path: Path,
+    recording: FloatArray,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # torchaudio reads files through a system FFmpeg, which not every machine has.
+    monkeypatch.setattr("torchaudio.load", _load)
     paths = [tmp_path / "1.wav", tmp_path / "2.wav"]
     for path, samples in zip(paths, np.array_split(recording, 2), strict=True):
         soundfile.write(path, samples, 22_050, subtype="FLOAT")
@@ -113,7 +120,7 @@ def test_a_stream_joined_equals_the_whole(
 ) -> None:
     sampling = Sampling(seed=3, speed=speed)
     whole = engine.synthesize(TEXT, "pt", voice, sampling)
-    chunks = list(engine.stream(TEXT, "pt", voice, sampling, chunk_tokens))
+    chunks = list(engine.stream(TEXT, "pt", voice, sampling, Chunks(chunk_tokens, chunk_tokens)))
     assert len(chunks) > 1
     joined = np.concatenate(chunks)
     assert joined.shape == whole.shape
@@ -199,7 +206,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other(
 def test_a_stream_in_progress_survives_the_engines_end(tiny_dir: Path, voice: Latents) -> None:
     engine = Engine.load(tiny_dir, EngineSettings(device="cpu"))
     expected = engine.synthesize(TEXT, "pt", voice, Sampling(seed=2))
-    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), 5)
+    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), Chunks(5, 5))
     first = next(stream)
     engine.close()
     joined = np.concatenate([first, *stream])
@@ -210,8 +217,38 @@ def test_a_stream_in_progress_survives_the_engines_end(tiny_dir: Path, voice: La
         engine.latents([np.zeros(22_050, np.float32)])
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_speaking_ends_at_once_where_nobody_waits_for_it(
+    engine: Engine, voice: Latents, chunked: bool
+) -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 30:
+            raise InterruptedError
+
+    sampling = Sampling(seed=1, max_audio_tokens=200)
+    speak = engine.stream if chunked else engine.synthesize
+    with pytest.raises(InterruptedError):
+        list(speak(TEXT, "pt", voice, sampling, check=check))
+    assert checks == 30
+    assert engine.synthesize(TEXT, "pt", voice, Sampling(seed=1, max_audio_tokens=5)).any()
+
+
+def test_the_first_piece_of_a_stream_can_be_smaller(engine: Engine, voice: Latents) -> None:
+    sampling = Sampling(seed=3)
+    alike, early = (
+        list(engine.stream(TEXT, "pt", voice, sampling, chunks))
+        for chunks in (Chunks(20, 20), Chunks(8, 20))
+    )
+    assert len(early[0]) < len(alike[0])
+    np.testing.assert_allclose(np.concatenate(early), np.concatenate(alike), atol=1e-5)
+
+
 def test_inference_mode_does_not_leak_out_of_a_stream(engine: Engine, voice: Latents) -> None:
-    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), 5)
+    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), Chunks(5, 5))
     next(stream)
     assert not torch.is_inference_mode_enabled()
     stream.close()
@@ -294,3 +331,8 @@ def test_sampling_defaults_are_the_settings_defaults() -> None:
     for field in dataclasses.fields(Sampling):
         if field.name in settings:
             assert field.default == settings[field.name]
+
+
+def _load(path: str) -> tuple[torch.Tensor, int]:
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(samples.T.copy()), rate

@@ -15,7 +15,13 @@ from torch.nn import functional
 from TTS.tts.layers.xtts.hifigan_decoder import HifiDecoder
 
 from xtts_core.model.loading import load_model
-from xtts_core.model.vocoder import Vocoder, frame_count, frames_between, vocode
+from xtts_core.model.vocoder import (
+    Vocoder,
+    _Folded,
+    frame_count,
+    frames_between,
+    vocode,
+)
 
 TOLERANCE = 1e-5
 """Of the peak."""
@@ -116,6 +122,18 @@ def test_a_live_decoder_is_left_as_it_is(decoder: Any) -> None:
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert all(parameter.requires_grad for parameter in decoder.waveform_decoder.parameters())
+
+
+def test_elsewhere_than_on_a_cpu_the_vocoder_is_a_folded_copy_of_coquis(small: Any) -> None:
+    frames, speaker = drawn(1, channels_of(small), 40), drawn(1, 512, 1)
+    names = list(small.state_dict())
+    folded = _Folded(small.waveform_decoder, small.output_hop_length)
+    with torch.inference_mode():
+        theirs = small.waveform_decoder(frames, g=speaker)[0, 0]
+        assert_same(folded(frames, speaker, unwatched, (0, 0)), theirs)
+        hop = small.output_hop_length
+        assert_same(folded(frames, speaker, unwatched, (3, 2)), theirs[3 * hop : -2 * hop])
+    assert list(small.state_dict()) == names
 
 
 def test_later_changes_of_a_live_decoder_are_not_heard() -> None:

@@ -1,0 +1,189 @@
+"""How fast one text, a stream and eight texts at once are spoken, beside coqui-tts's own
+`Xtts.inference` and `inference_stream`.
+
+Both have the same random weights at the public size, speak in float32 the same codes of the same
+text, and take two threads. Limits, as shares of coqui-tts's time: one text of 10 s 0.88, with int8
+weights 0.55; a stream's first audio 0.7 at the same 20 codes and 0.4 with our own first chunk, and
+the whole stream of 20 s 0.4, with int8 weights 0.25. Eight texts at once give 2.3 times the audio
+per second that coqui-tts gives one after another, with int8 weights 3.8 times.
+
+    OMP_NUM_THREADS=2 python benchmarks/service/speed.py [--seconds 10] [--rounds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from public_size import write_base
+
+from xtts_core.model.engine import Chunks, Engine, Latents
+from xtts_core.model.loading import load_model
+from xtts_core.model.sampling import Sampling
+from xtts_core.settings import EngineSettings
+
+TEXT = "a feira abre às seis horas, e quem chega primeiro encontra as melhores frutas da cidade."
+CODE_S = 1_024 / 22_050
+CROWD = 8
+COQUI_CHUNK, OUR_FIRST_CHUNK = 20, EngineSettings().first_chunk_tokens
+LIMITS = {
+    ("one", "float32"): 0.88,
+    ("one", "int8"): 0.55,
+    ("first", "float32"): 0.7,
+    ("own first", "float32"): 0.4,
+    ("stream", "float32"): 0.4,
+    ("stream", "int8"): 0.25,
+    ("crowd", "float32"): 2.3,
+    ("crowd", "int8"): 3.8,
+}
+
+
+class Coqui:
+    """coqui-tts's own speech of a fixed number of codes."""
+
+    def __init__(self, base: Path, voice: Latents) -> None:
+        self._model = load_model(base)
+        self._model.eval()
+        self._voice = voice
+
+    def _asked(self, codes: int) -> tuple[Any, ...]:
+        self._model.gpt.max_gen_mel_tokens = codes
+        torch.manual_seed(0)
+        return TEXT, "pt", self._voice.gpt_cond, self._voice.speaker
+
+    def whole(self, codes: int) -> np.ndarray[Any, Any]:
+        """The audio of `inference`."""
+        audio: np.ndarray[Any, Any] = self._model.inference(*self._asked(codes))["wav"]
+        return audio
+
+    def stream(self, codes: int) -> Iterator[Any]:
+        """The pieces of `inference_stream`."""
+        pieces: Iterator[Any] = self._model.inference_stream(
+            *self._asked(codes), stream_chunk_size=COQUI_CHUNK
+        )
+        return pieces
+
+
+def sampling(codes: int, seed: int = 0) -> Sampling:
+    return Sampling(seed=seed, max_audio_tokens=codes, min_audio_tokens=0)
+
+
+def taken(work: Callable[[], Any]) -> float:
+    started = perf_counter()
+    work()
+    return perf_counter() - started
+
+
+def streamed(pieces: Iterator[Any]) -> tuple[float, float]:
+    """Seconds to the first piece that holds audio, and to the last."""
+    started, first = perf_counter(), 0.0
+    for piece in pieces:
+        if not first and len(piece):
+            first = perf_counter() - started
+    return first, perf_counter() - started
+
+
+def spoken_by_crowd(engine: Engine, voice: Latents, codes: int) -> float:
+    def speak(seed: int) -> int:
+        return len(engine.synthesize(TEXT, "pt", voice, sampling(codes, seed)))
+
+    started = perf_counter()
+    with ThreadPoolExecutor(CROWD) as pool:
+        list(pool.map(speak, range(CROWD)))
+    return perf_counter() - started
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seconds", type=float, default=10.0, help="of audio of one text")
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--base", type=Path, help="a folder to keep the model in")
+    asked = arguments.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    codes = round(asked.seconds / CODE_S)
+    with tempfile.TemporaryDirectory() as folder:
+        base = asked.base or Path(folder) / "base"
+        if not base.exists():
+            write_base(base)
+        voice = Latents(torch.randn(1, 32, 1_024), torch.randn(1, 512, 1))
+        results = compare(base, voice, codes, asked.rounds)
+    print(f"\n{'':24s}{'ratio':>8s}{'limit':>8s}")
+    good = True
+    for (what, precision), ratio in results.items():
+        limit = LIMITS.get((what, precision))
+        held = limit is None or (ratio >= limit if what == "crowd" else ratio <= limit)
+        good &= held
+        word = "" if limit is None else f"{limit:8.2f}" + ("" if held else "  NOT HELD")
+        print(f"{what + ', ' + precision:24s}{ratio:8.2f}{word}")
+    return 0 if good else 1
+
+
+def compare(base: Path, voice: Latents, codes: int, rounds: int) -> dict[tuple[str, str], float]:
+    coqui = Coqui(base, voice)
+    engines = {
+        precision: Engine.load(
+            base, EngineSettings.model_validate({"device": "cpu", "weights": precision})
+        )
+        for precision in ("float32", "float16", "int8")
+    }
+    theirs = coqui.whole(20)
+    ours = engines["float32"].synthesize(TEXT, "pt", voice, sampling(20))
+    gap = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    print(f"20 codes of both: {len(ours)} and {len(theirs)} samples, {gap:.1e} of the peak apart")
+
+    one: dict[str, list[float]] = {"coqui-tts": [], **{name: [] for name in engines}}
+    for _ in range(rounds):
+        one["coqui-tts"].append(taken(lambda: coqui.whole(codes)))
+        for name, engine in engines.items():
+            one[name].append(
+                taken(lambda e=engine: e.synthesize(TEXT, "pt", voice, sampling(codes)))
+            )
+    seconds = codes * CODE_S
+    for name, times in one.items():
+        print(
+            f"one text of {seconds:.0f} s: {name:10s} {median(times):6.1f} s "
+            f"({median(times) / seconds:.2f} of real time)",
+            flush=True,
+        )
+    theirs_s = median(one["coqui-tts"])
+    results = {("one", name): median(one[name]) / theirs_s for name in engines}
+
+    print(f"streams of {2 * seconds:.0f} s: first audio, whole", flush=True)
+    first, whole = streamed(coqui.stream(2 * codes))
+    print(f"  coqui-tts            {first:6.2f} s {whole:7.1f} s", flush=True)
+    alike, own = Chunks(COQUI_CHUNK, COQUI_CHUNK), Chunks(OUR_FIRST_CHUNK, COQUI_CHUNK)
+    for name, engine in engines.items():
+        for kind, chunks in (("first", alike), ("own first", own)):
+            ours_first, ours_whole = streamed(
+                engine.stream(TEXT, "pt", voice, sampling(2 * codes), chunks)
+            )
+            print(
+                f"  {name:10s} {chunks.first:3d} codes {ours_first:6.2f} s {ours_whole:7.1f} s",
+                flush=True,
+            )
+            results[kind, name] = ours_first / first
+            if kind == "own first":
+                results["stream", name] = ours_whole / whole
+    for name, engine in engines.items():
+        crowd_s = spoken_by_crowd(engine, voice, codes)
+        print(
+            f"{CROWD} texts at once: {name:10s} {crowd_s:6.1f} s, "
+            f"{CROWD * seconds / crowd_s:.2f} s of audio a second",
+            flush=True,
+        )
+        results["crowd", name] = CROWD * theirs_s / crowd_s
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())

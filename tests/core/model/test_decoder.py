@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xtts_core.errors import RequestError
+from xtts_core.model.decoder import Code, Decoder, Request
+from xtts_core.model.engine import Latents
+from xtts_core.model.loading import build_model, load_model
+from xtts_core.model.projections import Precision, packs, project
+from xtts_core.model.sampling import Sampling, drawing
+from xtts_core.model.tokenizer import Tokenizer
+
+TEXTS = (
+    "a feira abre às seis horas.",
+    "quem chega primeiro encontra as melhores frutas e paga menos.",
+    "sim.",
+    "depois do almoço a rua fica vazia, e só os gatos passeiam.",
+    "quanto custa?",
+)
+PUBLIC_SIZES = {
+    "gpt_layers": 30,
+    "gpt_n_model_channels": 1_024,
+    "gpt_n_heads": 16,
+    "decoder_input_dim": 1_024,
+}
+needs_fbgemm = pytest.mark.skipif(not packs(), reason="this processor has no FBGEMM")
+
+
+class GoneError(Exception):
+    """The caller went away."""
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_dir: Path) -> list[list[int]]:
+    tokenizer = Tokenizer.load(tiny_dir)
+    return [tokenizer.encode(text, "pt") for text in TEXTS]
+
+
+@pytest.fixture
+def gpt(tiny_dir: Path) -> Any:
+    return load_model(tiny_dir).gpt
+
+
+@pytest.fixture
+def ask(tokens: list[list[int]], voice: Latents) -> Callable[..., Request]:
+    """A request for one of the texts; each has its own way of drawing."""
+
+    def make(number: int, *, check: Callable[[], None] = lambda: None, **asked: Any) -> Request:
+        settings = {
+            "temperature": 0.6 + 0.2 * number,
+            "top_k": 10 + 20 * number,
+            "top_p": 0.8 + 0.04 * number,
+            "repetition_penalty": 1.0 + number,
+        }
+        sampling = Sampling(**{**settings, **asked})
+        return Request(
+            tokens=tokens[number],
+            gpt_cond=voice.gpt_cond,
+            draw=drawing(sampling, torch.Generator().manual_seed(number)),
+            at_least=0,
+            limit=40,
+            penalise_prefix=sampling.penalise_prefix,
+            check=check,
+        )
+
+    return make
+
+
+def codes(drawn: Iterator[Code]) -> list[int]:
+    return [code for code, _ in drawn]
+
+
+def coqui_codes(
+    gpt: Any, tokens: list[int], gpt_cond: Tensor, penalty: float, most: int
+) -> list[int]:
+    """coqui-tts's own greedy decoding, up to `most` codes."""
+    gpt.init_gpt_for_inference()
+    gpt.eval()
+    with torch.inference_mode():
+        spoken = gpt.generate(
+            cond_latents=gpt_cond,
+            text_inputs=torch.tensor([tokens]),
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=penalty,
+            max_new_tokens=most,
+        )
+    return [int(code) for code in spoken[0]]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 2.0, 10.0])
+def test_greedy_codes_are_those_of_coqui(
+    gpt: Any,
+    tiny_dir: Path,
+    tokens: list[list[int]],
+    ask: Callable[..., Request],
+    voice: Latents,
+    penalty: float,
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    theirs = load_model(tiny_dir).gpt
+    for number in range(len(TEXTS)):
+        request = ask(number, top_k=1, repetition_penalty=penalty)
+        expected = coqui_codes(theirs, tokens[number], voice.gpt_cond, penalty, request.limit)
+        assert codes(decoder.decode(request)) == expected
+
+
+def test_greedy_codes_at_the_public_size_are_those_of_coqui(
+    tiny_dir: Path, tmp_path: Path, tokens: list[list[int]]
+) -> None:
+    for name in ("vocab.json", "architecture.json"):
+        shutil.copy(tiny_dir / name, tmp_path)
+    config = json.loads((tiny_dir / "config.json").read_text(encoding="utf-8"))
+    config["model_args"] |= PUBLIC_SIZES
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        gpt = build_model(tmp_path).gpt.eval()
+        gpt_cond = torch.randn(1, 32, 1_024)
+    expected = coqui_codes(gpt, tokens[1], gpt_cond, 10.0, 8)
+    greedy = drawing(Sampling(top_k=1), torch.Generator())
+    decoder = Decoder(gpt, slots=1, precision=None)
+    request = Request(tokens[1], gpt_cond, greedy, 0, 8, True, lambda: None)
+    assert codes(decoder.decode(request)) == expected
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        None,
+        "float32",
+        "bfloat16",
+        pytest.param("float16", marks=needs_fbgemm),
+        pytest.param("int8", marks=needs_fbgemm),
+    ],
+)
+def test_a_request_gets_the_same_codes_alone_and_in_a_crowd_that_comes_and_goes(
+    tiny_dir: Path, ask: Callable[..., Request], precision: Precision | None
+) -> None:
+    decoder = Decoder(load_model(tiny_dir).gpt, slots=3, precision=precision)
+    alone = [list(decoder.decode(ask(number))) for number in range(len(TEXTS))]
+    crowd = [decoder.decode(ask(number)) for number in range(len(TEXTS))]
+    together: list[list[Code]] = [[] for _ in TEXTS]
+    for turn in itertools.count():
+        # One more joins at every third turn; five share three places.
+        for number in range(min(len(TEXTS), 1 + turn // 3)):
+            together[number] += itertools.islice(crowd[number], 1)
+        if [len(row) for row in together] == [len(row) for row in alone]:
+            break
+    assert [codes(iter(row)) for row in together] == [codes(iter(row)) for row in alone]
+    for ours, theirs in zip(together, alone, strict=True):
+        for (_, latent), (_, other) in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(latent, other, atol=1e-5, rtol=0)
+
+
+def test_requests_of_one_batch_share_its_steps(gpt: Any, ask: Callable[..., Request]) -> None:
+    decoder = Decoder(gpt, slots=3, precision="float32")
+    crowd = [decoder.decode(ask(number)) for number in (0, 1, 3)]
+    for request in crowd:
+        next(request)
+    drawn = [1 + len(codes(request)) for request in crowd]
+    # The first code of each comes from its prompt.
+    assert decoder.steps == max(drawn) - 1
+
+
+def test_a_caller_that_opens_more_requests_than_there_are_places_gets_all(
+    gpt: Any, ask: Callable[..., Request]
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    crowd = [decoder.decode(ask(number)) for number in range(len(TEXTS))]
+    for request in crowd:
+        next(request)
+    assert all(codes(request) for request in crowd)
+
+
+def test_a_request_that_is_left_frees_its_place(gpt: Any, ask: Callable[..., Request]) -> None:
+    decoder = Decoder(gpt, slots=1, precision="float32")
+    expected = codes(decoder.decode(ask(1)))
+    left = decoder.decode(ask(0))
+    next(left)
+    left.close()
+    steps = decoder.steps
+    assert codes(decoder.decode(ask(1))) == expected
+    assert decoder.steps - steps == len(expected) - 1
+
+
+def test_a_request_whose_caller_went_away_is_not_moved_on(
+    gpt: Any, ask: Callable[..., Request]
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    gone = False
+
+    def check() -> None:
+        if gone:
+            raise GoneError
+
+    leaving, staying = decoder.decode(ask(0, check=check)), decoder.decode(ask(1))
+    next(leaving)
+    next(staying)
+    gone = True
+    codes(staying)
+    with pytest.raises(GoneError):
+        list(leaving)
+    # Not one code was drawn for it after it had gone.
+    assert decoder._rows == [] or all(row.over for row in decoder._rows)
+
+
+def test_a_request_with_damaged_conditioning_ends_alone(
+    gpt: Any, ask: Callable[..., Request], voice: Latents
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    expected = codes(decoder.decode(ask(1)))
+    damaged = ask(0)
+    damaged.gpt_cond = torch.full_like(voice.gpt_cond, torch.nan)
+    first, second = decoder.decode(ask(1)), decoder.decode(damaged)
+    started = next(first).code
+    with pytest.raises(RuntimeError):
+        list(second)
+    assert [started, *codes(first)] == expected
+
+
+def test_the_penalty_on_the_prefix_can_be_left_out(gpt: Any, ask: Callable[..., Request]) -> None:
+    with torch.no_grad():
+        gpt.mel_head.bias[1] = 5.0
+    decoder = Decoder(gpt, slots=1, precision=None)
+    first = {
+        prefix: next(
+            decoder.decode(ask(0, top_k=1, repetition_penalty=20.0, penalise_prefix=prefix))
+        ).code
+        for prefix in (True, False)
+    }
+    assert first[False] == 1
+    assert first[True] != 1
+
+
+def test_a_sentence_of_too_many_tokens_is_refused(gpt: Any, ask: Callable[..., Request]) -> None:
+    request = ask(0)
+    request.tokens = [5] * gpt.max_text_tokens
+    with pytest.raises(RequestError, match="shorter sentences"):
+        next(Decoder(gpt, slots=1, precision=None).decode(request))
+
+
+@needs_fbgemm
+@pytest.mark.parametrize(("precision", "error"), [("float16", 1e-3), ("int8", 0.03)])
+def test_packed_weights_give_each_row_its_own_product(precision: Precision, error: float) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = Conv1D(96, 64)
+        rows = torch.randn(6, 64) * torch.logspace(-2, 2, 6)[:, None]
+    packed = project(module, precision)
+    with torch.inference_mode():
+        exact, ours = module(rows), packed(rows)
+        alone = torch.cat([packed(row[None]) for row in rows])
+    bias = module.bias.detach()
+    relative = (ours - exact).norm(dim=1) / (exact - bias).norm(dim=1)
+    assert relative.max() < error
+    torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_packed_decoder_takes_the_weights_out_of_the_model(gpt: Any) -> None:
+    before = sum(parameter.numel() for parameter in gpt.gpt.parameters())
+    Decoder(gpt, slots=1, precision="float32")
+    assert sum(parameter.numel() for parameter in gpt.gpt.parameters()) < 0.1 * before

@@ -1,0 +1,132 @@
+"""The GPT's matrix products, which take nine tenths of a decoding step, in several precisions.
+
+Every form scales and rounds each row by itself, so what a request gets does not depend on who else
+is in the batch. Milliseconds for the 120 products of a step at the public size (30 layers, 1 024
+channels; 2 threads, AVX2) with 1 and 8 rows: float32 as torch's `linear` 100 and 430, float32 here
+100 and 173, float16 52 and 127, int8 24 and 88 (benchmarks/service/precision.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xtts_core.errors import ModelError
+
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+
+_MANY_ROWS = 16
+_SEVEN_BITS = 63
+"""Activations take 7 of 8 bits: without VNNI, FBGEMM adds two products of 8 bits in 16, which
+overflow (pytorch/FBGEMM#125; `reduce_range` in torch.ao.quantization)."""
+
+
+class Projection(Protocol):
+    """x [n, in] to x @ weight + bias [n, out], float32."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def project(module: Any, precision: Precision) -> Projection:
+    """What transformers' `Conv1D` computes, with its weight [in, out] in another precision.
+
+    Raises:
+        ModelError: the device cannot compute with this precision.
+    """
+    weight, bias = module.weight.detach().t(), module.bias.detach().float()
+    if precision == "float32":
+        return _Float32(weight.contiguous(), bias)
+    if precision == "bfloat16" or (precision == "float16" and weight.is_cuda):
+        return _Cast(weight.contiguous().to(getattr(torch, precision)), bias)
+    if weight.is_cuda or not packs():
+        raise ModelError(
+            f"{weight.device.type.upper()} cannot compute with {precision} weights here",
+            where="engine.weights",
+            remedy="Set it to auto, float32 or bfloat16",
+        )
+    return (_Int8 if precision == "int8" else _Float16)(weight.contiguous(), bias)
+
+
+def packs() -> bool:
+    """Whether torch was built with FBGEMM, which has float16 and int8 weights (x86 alone)."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+class _Float32:
+    """A matrix times a few columns is up to 4 times as fast in MKL as a few rows times it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return functional.linear(x, self._weight, self._bias)
+        return torch.addmm(self._bias[:, None], self._weight, x.t()).t()
+
+
+class _Cast:
+    """Weights and activations of 16 bits, where the processor multiplies them."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x.to(self._weight.dtype), self._weight).float() + self._bias
+
+
+class _Float16:
+    """Weights of 16 bits, products in float32: what FBGEMM calls a dynamic fp16 linear."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        with _fbgemm():
+            self._packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x.contiguous(), self._packed)
+        return product
+
+
+class _Int8:
+    """Weights of 8 bits scaled by output channel, activations of 7 bits scaled by row.
+
+    torch's own dynamic quantisation scales all rows of a batch by their common extremes. Each row
+    is divided by its largest value first, so that one fixed scale fits every row.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        with _fbgemm(), warnings.catch_warnings():
+            # FBGEMM takes no other tensor; torch is pinned, and a later one may do without
+            # (pytorch/pytorch#184982).
+            warnings.simplefilter("ignore", UserWarning)
+            quantised = torch.quantize_per_channel(
+                weight, scale.double(), torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8
+            )
+            self._packed = torch.ops.quantized.linear_prepack(quantised, None)
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / scale, 1 / _SEVEN_BITS, _SEVEN_BITS + 1, self._packed
+        )
+        return product * scale + self._bias
+
+
+@contextlib.contextmanager
+def _fbgemm() -> Iterator[None]:
+    """Pack weights for FBGEMM in the block; torch's own choice could be oneDNN."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
