@@ -107,6 +107,7 @@ def main() -> int:
     print(f"memory after the last to after the first: {growth:.3f} (limit {MEMORY_LIMIT})")
     print(f"slowest call in {len(during)} during loads: {slowest:.3f} s, median {usual:.3f} s:")
     print(f"    {slowest / usual:.2f} times (limit {GAP_LIMIT})")
+    print(f"    {slowest / median(c.seconds for c in quiet):.2f} times that of a quiet service")
     held = growth <= MEMORY_LIMIT and slowest <= GAP_LIMIT * usual and served == set(versions)
     print("held" if held else "NOT HELD")
     return 0 if held else 1
