@@ -341,6 +341,7 @@ class ReloadSettings(_Section):
 
 class LimitSettings(_Section):
     max_text_characters: int = Field(2_000, ge=1)
+    max_spoken_characters: int = Field(10_000, ge=1)
     max_voices: int = Field(1_000, ge=1)
 
 

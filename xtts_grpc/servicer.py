@@ -32,7 +32,7 @@ from xtts_grpc.places import CallEndedError, Places
 from xtts_grpc.reload import Source
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
-from xtts_grpc.validation import Task, check_page_size, check_utterance
+from xtts_grpc.validation import Task, check_page_size, check_spoken_length, check_utterance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -280,6 +280,10 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             self._settings.limits.max_text_characters,
         )
         tell(model_version=model.version, language=task.language, characters=len(task.text))
+        check_spoken_length(
+            model.engine.sentences(task.text, task.language),
+            self._settings.limits.max_spoken_characters,
+        )
         if self._settings.logging.texts:
             tell(text=task.text)
         return task

@@ -90,6 +90,21 @@ def check_utterance(
     return Task(text, language, _sampling(utterance, settings, seed), seed)
 
 
+def check_spoken_length(sentences: Sequence[str], most: int) -> None:
+    """Numbers and symbols are written out to ten times their length.
+
+    Raises:
+        RequestError: the sentences have more characters than may be spoken in one call.
+    """
+    length = sum(map(len, sentences))
+    if length > most:
+        raise RequestError(
+            f"The text has {length} characters when its numbers and symbols are written out",
+            where="utterance.text",
+            remedy=f"Send a text of up to {most} written out in one call",
+        )
+
+
 def match_language(tag: str, languages: Sequence[str]) -> str:
     """The model's code for a BCP 47 tag: `pt` for `pt-BR`, `zh-cn` for `zh`.
 

@@ -24,7 +24,7 @@ import soundfile
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from xtts_core.errors import ModelError
+from xtts_core.errors import ModelError, RequestError
 from xtts_core.model.base import make_base_model
 from xtts_core.model.checkpoint import (
     Manifest,
@@ -44,6 +44,7 @@ from xtts_core.settings import (
     TrainingSettings,
 )
 from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
+from xtts_core.text import split_sentences
 from xtts_grpc.client import SynthesisClient
 from xtts_grpc.security import Tls
 from xtts_grpc.serve import Service
@@ -86,6 +87,12 @@ class SineEngine:
         self._gate.heard.append(len(references))
         loudness = float(np.sqrt(np.mean(np.square(np.concatenate(references)))))
         return Latents(torch.zeros(1, 32, 8), torch.full((1, 512, 1), loudness))
+
+    def sentences(self, text: str, language: str) -> list[str]:
+        sentences = split_sentences(text, language, 203) if language != "zh-cn" else [text]
+        if not sentences:
+            raise RequestError("There is no text to speak", where="text")
+        return sentences
 
     def synthesize(self, *asked: Any, **how: Any) -> np.ndarray:
         return np.concatenate(list(self.stream(*asked, **how)))

@@ -403,3 +403,11 @@ def test_get_model_describes_what_serves(running):
 def test_a_service_that_is_not_there_is_told_apart_from_one_that_refuses():
     with SynthesisClient("127.0.0.1:1", timeout_s=5) as client, pytest.raises(ServiceDownError):
         client.get_model()
+
+
+@pytest.mark.parametrize("text", ["mais " + "%" * 1_900, "999999 " * 280])
+def test_a_short_text_that_takes_an_hour_to_read_out_is_refused(running, text):
+    for call in (running.client.synthesize, lambda *a, **o: list(running.client.stream(*a, **o))):
+        error = refusal(call, text, voice_id="dora", language="pt")
+        assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+        assert "written out" in str(error)

@@ -7,8 +7,9 @@ in one static cache (Yu et al., "Orca", OSDI 2022, for the scheduling).
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from xtts_core.model.sampling import Draw
 from xtts_core.model.turns import Turns
 
 _CONDITIONING_LATENTS = 32
+_VOICES = 16
+"""Voices whose keys and values are kept, 8 MB each at the public size."""
 _STAND_IN = 1
 """The token that coqui-tts puts in the place of each embedding of the prompt."""
 
@@ -114,6 +117,8 @@ class Decoder:
             gpt.gpt.h = torch.nn.ModuleList()
         self._rows: list[_Row] = []
         self._slots = slots
+        # Weights that are left in the model may change under what was computed with them.
+        self._voices = _Voices(0 if precision is None else _VOICES)
         channels = gpt.final_norm.normalized_shape[0]
         longest = _CONDITIONING_LATENTS + gpt.max_text_tokens + gpt.max_gen_mel_tokens + 1
         # Never filled: what is not used costs no memory.
@@ -182,7 +187,8 @@ class Decoder:
             self._step()
 
     def _begin(self, row: _Row) -> None:
-        """Read the prompt of a request and draw its first code."""
+        """Read the prompt of a request, of which the voice may be known, and draw its first
+        code."""
         gpt, request = self._gpt, row.request
         text = torch.tensor(
             [[gpt.start_text_token, *request.tokens, gpt.stop_text_token]], device=row.code.device
@@ -195,21 +201,32 @@ class Decoder:
             ],
             dim=1,
         )[0]
+        mine = self._cache[:, :, row.slot]
+        voice = request.gpt_cond.shape[1]
+        known = self._voices.recall(request.gpt_cond)
+        begun = 0
+        if known is not None:
+            mine[:, :, :, :voice] = known
+            begun = voice
+        seen = torch.ones(len(prompt) - begun, len(prompt), dtype=torch.bool, device=text.device)
+        seen = seen.tril(begun)
 
         def attend(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             request.check()
-            query, key, value = (part.transpose(0, 1) for part in (query, key, value))
-            self._cache[number, 0, row.slot, :, : len(prompt)] = key
-            self._cache[number, 1, row.slot, :, : len(prompt)] = value
+            keys, values = mine[number, :, :, : len(prompt)]
+            keys[:, begun:] = key.transpose(0, 1)
+            values[:, begun:] = value.transpose(0, 1)
             return functional.scaled_dot_product_attention(
-                query[None], key[None], value[None], is_causal=True
+                query.transpose(0, 1)[None], keys[None], values[None], attn_mask=seen
             )[0].transpose(0, 1)
 
         try:
-            hidden = self._transform(prompt, attend)[-1:]
+            hidden = self._transform(prompt[begun:], attend)[-1:]
         except BaseException:
             row.over = True
             raise
+        if known is None:
+            self._voices.keep(request.gpt_cond, mine[:, :, :, :voice])
         row.length = len(prompt)
         self._draw([row], hidden)
 
@@ -282,6 +299,34 @@ class Decoder:
             row.ready.append(Code(code, latents[place, None, None]))
             row.spoken = torch.cat([row.spoken, row.code], dim=1)
             row.over = code == stop or row.drawn == request.limit
+
+
+class _Voices:
+    """The keys and values of the voices that were asked for last.
+
+    The voice stands at the start of a prompt, so they are the same for every text: half of what a
+    short sentence has to wait for before its first code.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def recall(self, gpt_cond: Tensor) -> Tensor | None:
+        known = self._known.get(_digest(gpt_cond))
+        if known is not None:
+            self._known.move_to_end(_digest(gpt_cond))
+        return known
+
+    def keep(self, gpt_cond: Tensor, computed: Tensor) -> None:
+        if self._most:
+            self._known[_digest(gpt_cond)] = computed.clone()
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).digest()
 
 
 def _look_after(row: _Row) -> None:

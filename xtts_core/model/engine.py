@@ -194,6 +194,27 @@ class Engine:
         )
         return Latents(gpt_cond=gpt_cond, speaker=torch.stack(speakers).mean(dim=0))
 
+    def sentences(self, text: str, language: str) -> list[str]:
+        """What is spoken of `text`: its words written out, cut at sentences within the language's
+        limit.
+
+        Raises:
+            RequestError: there is nothing to speak, or the model does not speak the language.
+            NotReadyError: the engine was closed.
+        """
+        code = language.split("-")[0].lower()
+        if code not in self.languages:
+            raise RequestError(
+                f"The model does not speak {language!r}",
+                where="language",
+                remedy=f"It speaks {', '.join(self.languages)}",
+            )
+        limit = self._model.tokenizer.char_limits.get(code, _DEFAULT_CHARACTER_LIMIT)
+        sentences = split_sentences(text, language, limit)
+        if not sentences:
+            raise RequestError("There is no text to speak", where="text")
+        return sentences
+
     def synthesize(
         self,
         text: str,
@@ -250,17 +271,7 @@ class Engine:
         delivery: Delivery | None,
     ) -> Iterator[FloatArray]:
         model = self._model
-        code = language.split("-")[0].lower()
-        limit = model.tokenizer.char_limits.get(code, _DEFAULT_CHARACTER_LIMIT)
-        if code not in self.languages:
-            raise RequestError(
-                f"The model does not speak {language!r}",
-                where="language",
-                remedy=f"It speaks {', '.join(self.languages)}",
-            )
-        sentences = split_sentences(text, language, limit)
-        if not sentences:
-            raise RequestError("There is no text to speak", where="text")
+        sentences = self.sentences(text, language)
         generator = torch.Generator(model.device)
         if sampling.seed is None:
             generator.seed()

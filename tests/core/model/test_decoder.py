@@ -228,6 +228,28 @@ def test_a_request_with_damaged_conditioning_ends_alone(
     assert [started, *codes(first)] == expected
 
 
+def test_a_voice_that_was_heard_before_speaks_as_it_did(
+    gpt: Any, ask: Callable[..., Request], voice: Latents
+) -> None:
+    decoder = Decoder(gpt, slots=1, precision="float32")
+    first, again = (list(decoder.decode(ask(1))) for _ in range(2))
+    assert codes(iter(again)) == codes(iter(first))
+    for (_, latent), (_, other) in zip(first, again, strict=True):
+        torch.testing.assert_close(latent, other, atol=1e-5, rtol=0)
+    other_voice = ask(1)
+    other_voice.gpt_cond = -3 * voice.gpt_cond
+    assert codes(decoder.decode(other_voice)) != codes(iter(first))
+
+
+def test_more_voices_than_are_kept_speak_all(gpt: Any, ask: Callable[..., Request]) -> None:
+    decoder = Decoder(gpt, slots=1, precision="float32")
+    request = ask(2)
+    for number in range(20):
+        request.gpt_cond = request.gpt_cond + number
+        assert next(decoder.decode(request)).latent.isfinite().all()
+    assert len(decoder._voices._known) == 16
+
+
 def test_the_penalty_on_the_prefix_can_be_left_out(gpt: Any, ask: Callable[..., Request]) -> None:
     with torch.no_grad():
         gpt.mel_head.bias[1] = 5.0
