@@ -125,12 +125,14 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                 check=_waited_for(context),
                 delivery=delivery,
             )
-            for chunk in work.timed(spoken):
-                if audio := encoder.push(chunk):
-                    if begun is not None:
-                        self._metrics.first_audio(monotonic() - begun)
-                        begun = None
-                    yield pb.SynthesizeStreamResponse(audio=audio)
+            # Closed with the call: the work of a caller that went away ends before its lease.
+            with contextlib.closing(spoken):
+                for chunk in work.timed(spoken):
+                    if audio := encoder.push(chunk):
+                        if begun is not None:
+                            self._metrics.first_audio(monotonic() - begun)
+                            begun = None
+                        yield pb.SynthesizeStreamResponse(audio=audio)
             if audio := encoder.finish():
                 yield pb.SynthesizeStreamResponse(audio=audio)
             yield pb.SynthesizeStreamResponse(

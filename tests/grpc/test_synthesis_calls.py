@@ -382,7 +382,9 @@ def test_a_failure_inside_the_engine_is_internal_and_tells_no_more(running, monk
     "audio", [np.zeros(0, np.float32), np.full(24_000, np.nan, np.float32)], ids=["none", "nan"]
 )
 def test_audio_that_is_none_is_an_error_and_no_file(running, monkeypatch, audio):
-    monkeypatch.setattr(running.gate.engines[0], "stream", lambda *_, **__: iter([audio]))
+    monkeypatch.setattr(
+        running.gate.engines[0], "stream", lambda *_, **__: (part for part in [audio])
+    )
     for call in (running.client.synthesize, lambda *a, **o: list(running.client.stream(*a, **o))):
         error = refusal(call, TEXT, voice_id="dora")
         assert (error.code, error.service_reason) == (grpc.StatusCode.INTERNAL, "invalid_model")

@@ -69,7 +69,9 @@ class _Row:
         code: the last one, [1, 1].
         drawn: how many codes it has drawn.
         ready: the codes that were not taken yet.
-        error: why it could not go on.
+        error: why it could not go on; set before `over`.
+        over: nothing more is drawn for it.
+        left: nobody takes its codes any more; its own caller alone says so.
     """
 
     request: Request
@@ -81,6 +83,7 @@ class _Row:
     ready: deque[Code] = field(default_factory=deque)
     error: BaseException | None = None
     over: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,18 +149,20 @@ class Decoder:
         row = self._row(request)
         try:
             while True:
+                # Looked at before the codes: another thread may add the last one meanwhile.
+                over, error = row.over, row.error
                 while row.ready:
                     yield row.ready.popleft()
-                if row.error:
-                    raise row.error
-                if row.over:
+                if error:
+                    raise error
+                if over:
                     return
                 with self.turns.take(request.check), torch.inference_mode():
                     if not row.ready and not row.over:
                         self._advance(row)
         finally:
             # Its place is free from the next step on.
-            row.over = True
+            row.left = True
 
     def _row(self, request: Request) -> _Row:
         device = self._cache.device
@@ -173,7 +178,7 @@ class Decoder:
         """Bring a request closer to its next code."""
         for other in dict.fromkeys((row, *self._rows)):
             _look_after(other)
-        self._rows = [other for other in self._rows if not other.over]
+        self._rows = [other for other in self._rows if not (other.over or other.left)]
         if row.over:
             return
         if row.slot is not None:
@@ -259,9 +264,9 @@ class Decoder:
             )
 
         hidden = self._transform(inputs, attend)
+        self._draw(rows, hidden)
         for row in rows:
             row.length += 1
-        self._draw(rows, hidden)
 
     def _transform(
         self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -286,19 +291,23 @@ class Decoder:
         logits = self._gpt.mel_head(latents)
         for place, row in enumerate(rows):
             request = row.request
-            row.drawn += 1
-            if row.drawn <= request.at_least:
+            if row.left:
+                continue
+            if row.drawn < request.at_least:
                 logits[place, stop] = -math.inf
             try:
                 row.code = request.draw(row.spoken, logits[place, None])
-            except RuntimeError as error:
-                # One request's numbers are no reason to end the others.
-                row.error, row.over = error, True
+                code = int(row.code.item())
+            except Exception as error:
+                # What one request cannot draw is no reason to end the others.
+                row.error = error
+                row.over = True
                 continue
-            code = int(row.code.item())
-            row.ready.append(Code(code, latents[place, None, None]))
+            row.drawn += 1
             row.spoken = torch.cat([row.spoken, row.code], dim=1)
-            row.over = code == stop or row.drawn == request.limit
+            row.ready.append(Code(code, latents[place, None, None]))
+            if code == stop or row.drawn == request.limit:
+                row.over = True
 
 
 class _Voices:
@@ -313,9 +322,10 @@ class _Voices:
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def recall(self, gpt_cond: Tensor) -> Tensor | None:
-        known = self._known.get(_digest(gpt_cond))
+        key = _digest(gpt_cond)
+        known = self._known.get(key)
         if known is not None:
-            self._known.move_to_end(_digest(gpt_cond))
+            self._known.move_to_end(key)
         return known
 
     def keep(self, gpt_cond: Tensor, computed: Tensor) -> None:
@@ -334,7 +344,8 @@ def _look_after(row: _Row) -> None:
     try:
         row.request.check()
     except BaseException as error:
-        row.error, row.over = error, True
+        row.error = error
+        row.over = True
 
 
 def _layer(block: Any, precision: Precision | None) -> _Layer:

@@ -8,9 +8,11 @@ second time for them; the two agree to 1e-6.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,7 @@ MIN_REFERENCE_S = 0.33
 SENTENCE_PAUSE_S = 0.2
 """Silence between two sentences of one text."""
 
+_SEEDS = 2**32
 _DEFAULT_CHARACTER_LIMIT = 250
 _WHOLE_CHUNK_CODES = 64
 """A sentence that is not streamed is vocoded in such pieces: what they hold in memory does not
@@ -121,6 +124,8 @@ class Engine:
         self._tokenizer = tokenizer
         self._voices = voices
         self._loaded: Xtts | None = model
+        self._stop_code: int = model.gpt.stop_audio_token
+        self._most_codes: int = model.gpt.max_gen_mel_tokens
         self._decoder = Decoder(model.gpt, slots=max_batch, precision=precision)
         vocoder = Vocoder(model.hifigan_decoder, take=precision is not None)
         self._vocoder = _InTurn(self._decoder, vocoder)
@@ -251,7 +256,7 @@ class Engine:
         *,
         check: Callable[[], None] = nobody_left,
         delivery: Delivery | None = None,
-    ) -> Iterator[FloatArray]:
+    ) -> Generator[FloatArray, None, None]:
         """`synthesize` in pieces, each as soon as its codes are there.
 
         Joined, the pieces equal the audio of `synthesize` with the same seed up to rounding, but
@@ -269,22 +274,17 @@ class Engine:
         chunks: Chunks | None,
         check: Callable[[], None],
         delivery: Delivery | None,
-    ) -> Iterator[FloatArray]:
+    ) -> Generator[FloatArray, None, None]:
         model = self._model
         sentences = self.sentences(text, language)
-        generator = torch.Generator(model.device)
-        if sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(sampling.seed)
+        seed = secrets.randbelow(_SEEDS) if sampling.seed is None else sampling.seed
         voice = Latents(latents.gpt_cond.to(model.device), latents.speaker.to(model.device))
         told = delivery or Delivery()
         for number, sentence in enumerate(sentences):
             if number:
                 yield np.zeros(int(SENTENCE_PAUSE_S * NATIVE_RATE_HZ), np.float32)
-            task = _Sentence(
-                sentence, self._tokenizer.encode(sentence, language), voice, sampling, generator
-            )
+            tokens = self._tokenizer.encode(sentence, language)
+            task = _Sentence(sentence, tokens, voice, sampling, seed, number)
             if chunks is None:
                 yield from self._whole(task, check, told)
             else:
@@ -298,7 +298,7 @@ class Engine:
         for attempt in range(task.sampling.retries + 1):
             told.retried += attempt == 1
             once = Delivery()
-            pieces = list(self._streamed(task, chunks, check, once))
+            pieces = list(self._streamed(replace(task, attempt=attempt), chunks, check, once))
             if not once.cut:
                 return pieces
         told.cut += 1
@@ -309,13 +309,12 @@ class Engine:
     ) -> Iterator[FloatArray]:
         """A sentence in pieces; it ends where it ran away."""
         sampling = task.sampling
-        stop = self._model.gpt.stop_audio_token
-        limit = min(task.limit, self._model.gpt.max_gen_mel_tokens)
+        limit = min(task.limit, self._most_codes)
         guard = Guard(limit, sampling.speed, bounded=sampling.max_audio_tokens is None)
         request = Request(
             tokens=task.tokens,
             gpt_cond=task.voice.gpt_cond,
-            draw=drawing(sampling, task.generator),
+            draw=drawing(sampling, task.generator()),
             at_least=task.at_least,
             limit=limit,
             penalise_prefix=sampling.penalise_prefix,
@@ -325,7 +324,7 @@ class Engine:
 
             def watched() -> Iterator[Tensor]:
                 for code, latent in codes:
-                    guard.draw(code, stop=code == stop)
+                    guard.draw(code, stop=code == self._stop_code)
                     yield latent
                     if guard.runaway:
                         return
@@ -400,13 +399,27 @@ def _checked(clip: FloatArray, number: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Sentence:
-    """A sentence to speak; a second attempt goes on with the generator of the first."""
+    """A sentence to speak."""
 
     text: str
     tokens: Sequence[int]
     voice: Latents
     sampling: Sampling
-    generator: torch.Generator
+    seed: int
+    number: int
+    attempt: int = 0
+
+    def generator(self) -> torch.Generator:
+        """The random numbers of this attempt at this sentence alone.
+
+        Others may have had codes drawn for an attempt that nobody takes any more, so nothing may
+        follow from how far it got. The first sentence has the seed that was asked for.
+        """
+        generator = torch.Generator(self.voice.gpt_cond.device)
+        if self.number == self.attempt == 0:
+            return generator.manual_seed(self.seed)
+        name = f"{self.seed}/{self.number}/{self.attempt}".encode()
+        return generator.manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:7], "big"))
 
     @property
     def at_least(self) -> int:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,72 @@ def test_a_request_that_is_left_frees_its_place(gpt: Any, ask: Callable[..., Req
     assert decoder.steps - steps == len(expected) - 1
 
 
+def test_a_request_that_is_left_during_a_step_is_over(
+    gpt: Any, ask: Callable[..., Request]
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    drawn = 0
+    leaving, staying = ask(0), ask(1)
+    draw_one, draw_other = leaving.draw, staying.draw
+
+    def count(spoken: Tensor, logits: Tensor) -> Tensor:
+        nonlocal drawn
+        drawn += 1
+        return draw_one(spoken, logits)
+
+    def leave(spoken: Tensor, logits: Tensor) -> Tensor:
+        left.close()
+        return draw_other(spoken, logits)
+
+    leaving.draw, staying.draw = count, leave
+    left = decoder.decode(leaving)
+    next(left)
+    codes(decoder.decode(staying))
+    assert drawn == 1
+
+
+def test_codes_that_another_thread_adds_while_a_request_looks_are_not_lost(
+    gpt: Any, ask: Callable[..., Request]
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    expected = codes(decoder.decode(ask(0)))
+    neighbour = decoder.decode(ask(1))
+
+    class Watched(deque[Code]):
+        def __len__(self) -> int:
+            before = super().__len__()
+            if not before:
+                # What follows this look happens in another thread.
+                list(neighbour)
+            return before
+
+    request = decoder.decode(ask(0))
+    first = next(request).code
+    row = decoder._rows[0]
+    row.ready = Watched(row.ready)
+    assert [first, *codes(request)] == expected
+
+
+def test_a_request_whose_draw_fails_ends_alone_with_its_reason(
+    gpt: Any, ask: Callable[..., Request]
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision="float32")
+    expected = codes(decoder.decode(ask(1)))
+    failing = ask(0)
+
+    def fail(spoken: Tensor, logits: Tensor) -> Tensor:
+        raise IndexError("no such code")
+
+    first = decoder.decode(ask(1))
+    begun = next(first).code
+    broken = decoder.decode(failing)
+    next(broken)
+    failing.draw = fail
+    assert [begun, *codes(first)] == expected
+    with pytest.raises(IndexError, match="no such code"):
+        list(broken)
+
+
 def test_a_request_whose_caller_went_away_is_not_moved_on(
     gpt: Any, ask: Callable[..., Request]
 ) -> None:
@@ -211,7 +278,7 @@ def test_a_request_whose_caller_went_away_is_not_moved_on(
     with pytest.raises(GoneError):
         list(leaving)
     # Not one code was drawn for it after it had gone.
-    assert decoder._rows == [] or all(row.over for row in decoder._rows)
+    assert all(row.over for row in decoder._rows)
 
 
 def test_a_request_with_damaged_conditioning_ends_alone(

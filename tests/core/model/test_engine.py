@@ -147,6 +147,24 @@ def test_a_text_of_several_sentences_is_joined_by_silence(engine: Engine, voice:
     assert len(whole) > len(first) + len(pause)
 
 
+def test_a_sentence_sounds_the_same_whatever_was_said_before_it(
+    engine: Engine, voice: Latents
+) -> None:
+    last = "depois o sol voltou para todos nós."
+    sampling = Sampling(seed=4)
+    pause = np.zeros(int(SENTENCE_PAUSE_S * RATE_HZ), np.float32)
+    ends = []
+    for first in (
+        "hoje de manhã a chuva começou cedo.",
+        "a feira abre às seis horas, e quem chega primeiro encontra frutas.",
+    ):
+        whole = engine.synthesize(f"{first} {last}", "pt", voice, sampling)
+        said = engine.synthesize(first, "pt", voice, sampling)
+        ends.append(whole[len(said) + len(pause) :])
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-5)
+    assert not np.array_equal(ends[0], engine.synthesize(last, "pt", voice, sampling))
+
+
 def test_a_text_beyond_the_languages_limit_is_spoken_whole(engine: Engine, voice: Latents) -> None:
     text = "e " + "depois fomos andando pela estrada " * 40
     chunks = list(engine.stream(text, "pt", voice, Sampling(seed=1, max_audio_tokens=3)))
@@ -205,8 +223,9 @@ def test_calls_from_several_threads_do_not_disturb_each_other(
 
 def test_a_stream_in_progress_survives_the_engines_end(tiny_dir: Path, voice: Latents) -> None:
     engine = Engine.load(tiny_dir, EngineSettings(device="cpu"))
-    expected = engine.synthesize(TEXT, "pt", voice, Sampling(seed=2))
-    stream = engine.stream(TEXT, "pt", voice, Sampling(seed=2), Chunks(5, 5))
+    text = f"{TEXT} {TEXT}"
+    expected = engine.synthesize(text, "pt", voice, Sampling(seed=2))
+    stream = engine.stream(text, "pt", voice, Sampling(seed=2), Chunks(5, 5))
     first = next(stream)
     engine.close()
     joined = np.concatenate([first, *stream])
