@@ -43,6 +43,14 @@ def missing_system_package() -> Callable[[str], NoReturn]:
 
 
 @pytest.fixture(scope="session")
+def ffmpeg(missing_system_package: Callable[[str], NoReturn]) -> None:
+    """FFmpeg is on the machine: torchcodec, by which coqui-tts and `datasets` read audio, loads its
+    libraries."""
+    if not shutil.which("ffmpeg"):
+        missing_system_package("ffmpeg")
+
+
+@pytest.fixture(scope="session")
 def chromium(missing_system_package: Callable[[str], NoReturn]) -> str:
     """The path of a Chromium that is on the machine."""
     for name in ("chromium", "google-chrome", "chromium-browser"):

@@ -41,6 +41,7 @@ def loaded(folder: Path) -> Any:
     return datasets.load_dataset(str(folder), cache_dir=str(folder.parent / "cache"))
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_hugging_face_datasets_reads_both_sides_with_their_audio(
     corpus: Any, tmp_path: Path
 ) -> None:

@@ -89,15 +89,10 @@ def test_the_engine_speaks_what_coqui_speaks_with_the_same_seed(
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_latents_are_those_of_coqui(
-    engine: Engine,
-    tiny_dir: Path,
-    tmp_path: Path,
-    recording: FloatArray,
-    monkeypatch: pytest.MonkeyPatch,
+    engine: Engine, tiny_dir: Path, tmp_path: Path, recording: FloatArray
 ) -> None:
-    # torchaudio reads files through a system FFmpeg, which not every machine has.
-    monkeypatch.setattr("torchaudio.load", _load)
     paths = [tmp_path / "1.wav", tmp_path / "2.wav"]
     for path, samples in zip(paths, np.array_split(recording, 2), strict=True):
         soundfile.write(path, samples, 22_050, subtype="FLOAT")
@@ -350,8 +345,3 @@ def test_sampling_defaults_are_the_settings_defaults() -> None:
     for field in dataclasses.fields(Sampling):
         if field.name in settings:
             assert field.default == settings[field.name]
-
-
-def _load(path: str) -> tuple[torch.Tensor, int]:
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return torch.from_numpy(samples.T.copy()), rate

@@ -28,6 +28,8 @@ with kept_threads():
 
 PLAIN = "bom dia a todos"
 
+pytestmark = pytest.mark.usefixtures("ffmpeg")
+
 
 def kept_by_coqui(store: CorpusStore, folder: Path) -> list[str]:
     """The clips of an LJSpeech folder that coqui-tts's dataset gives."""
