@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from xtts_core.model import tiny
-from xtts_core.model.architecture import Architecture, write_architecture
+from xtts_core.model.architecture import PUBLIC_GPT, Architecture, write_architecture
 from xtts_core.model.checkpoint import Manifest, Origin, describe_files, write_manifest
 from xtts_core.model.loading import CONFIG_FILE, build_model, save_model
 
@@ -18,12 +18,7 @@ def write_base(directory: Path) -> None:
     directory.mkdir(parents=True)
     tiny.build(directory)
     config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    config["model_args"] |= {
-        "gpt_layers": 30,
-        "gpt_n_model_channels": 1_024,
-        "gpt_n_heads": 16,
-        "decoder_input_dim": 1_024,
-    }
+    config["model_args"] |= PUBLIC_GPT
     (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     write_architecture(directory, Architecture())
     torch.manual_seed(0)

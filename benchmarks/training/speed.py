@@ -35,7 +35,12 @@ from gpt_trainer import gpt_trainer
 from safetensors.torch import save_file
 
 from xtts_core.model import tiny
-from xtts_core.model.architecture import Architecture, read_architecture, write_architecture
+from xtts_core.model.architecture import (
+    PUBLIC_GPT,
+    Architecture,
+    read_architecture,
+    write_architecture,
+)
 from xtts_core.model.loading import (
     CONFIG_FILE,
     DVAE_FILE,
@@ -75,12 +80,7 @@ def write_base(directory: Path, small: bool) -> None:
     if small:
         return
     config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-    config["model_args"] |= {
-        "gpt_layers": 30,
-        "gpt_n_model_channels": 1_024,
-        "gpt_n_heads": 16,
-        "decoder_input_dim": 1_024,
-    }
+    config["model_args"] |= PUBLIC_GPT
     (directory / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
     sizes = read_architecture(directory).model_copy(update={"dvae": Architecture().dvae})
     write_architecture(directory, sizes)

@@ -15,6 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xtts_core.errors import ModelError
 
 ARCHITECTURE_FILE = "architecture.json"
+PUBLIC_GPT = {
+    "gpt_layers": 30,
+    "gpt_n_model_channels": 1_024,
+    "gpt_n_heads": 16,
+    "decoder_input_dim": 1_024,
+}
+"""The sizes of the public XTTS-v2's GPT, as `model_args` of its `config.json` has them."""
 
 
 class _Sizes(BaseModel):

@@ -28,7 +28,7 @@ from xtts_core.model.loading import load_model, resolve_device
 from xtts_core.model.projections import Precision, packs
 from xtts_core.model.runaway import Guard, fewest_codes, most_codes
 from xtts_core.model.sampling import Sampling, drawing
-from xtts_core.model.tokenizer import Tokenizer
+from xtts_core.model.tokenizer import Tokenizer, language_code
 from xtts_core.model.vocoder import Vocoder, vocode
 from xtts_core.settings import NATIVE_RATE_HZ, SAMPLE_RATE_HZ, EngineSettings
 from xtts_core.text import NORMALISER_VERSION, split_sentences
@@ -127,8 +127,9 @@ class Engine:
         self._stop_code: int = model.gpt.stop_audio_token
         self._most_codes: int = model.gpt.max_gen_mel_tokens
         self._decoder = Decoder(model.gpt, slots=max_batch, precision=precision)
-        vocoder = Vocoder(model.hifigan_decoder, take=precision is not None)
-        self._vocoder = _InTurn(self._decoder, vocoder)
+        self._vocoder = Vocoder(
+            model.hifigan_decoder, take=precision is not None, turns=self._decoder.turns
+        )
 
     @classmethod
     def load(cls, directory: Path, settings: EngineSettings) -> Engine:
@@ -207,13 +208,7 @@ class Engine:
             RequestError: there is nothing to speak, or the model does not speak the language.
             NotReadyError: the engine was closed.
         """
-        code = language.split("-")[0].lower()
-        if code not in self.languages:
-            raise RequestError(
-                f"The model does not speak {language!r}",
-                where="language",
-                remedy=f"It speaks {', '.join(self.languages)}",
-            )
+        code = language_code(language, self.languages)
         limit = self._model.tokenizer.char_limits.get(code, _DEFAULT_CHARACTER_LIMIT)
         sentences = split_sentences(text, language, limit)
         if not sentences:
@@ -429,26 +424,6 @@ class _Sentence:
     @property
     def limit(self) -> int:
         return self.sampling.max_audio_tokens or most_codes(self.text)
-
-
-class _InTurn:
-    """The vocoder, at work only while nothing else computes."""
-
-    def __init__(self, decoder: Decoder, vocoder: Vocoder) -> None:
-        self._decoder = decoder
-        self._vocoder = vocoder
-        self.hop_length = vocoder.hop_length
-        self.scales = vocoder.scales
-
-    def __call__(
-        self,
-        frames: Tensor,
-        speaker: Tensor,
-        check: Callable[[], None],
-        context: tuple[int, int] = (0, 0),
-    ) -> Tensor:
-        with self._decoder.turns.take(check):
-            return self._vocoder(frames, speaker, check, context)
 
 
 def _precision(settings: EngineSettings, device: str) -> Precision:

@@ -8,6 +8,7 @@ dataset stages can count tokens cheaply.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,13 +74,23 @@ class Tokenizer:
         Raises:
             RequestError: the model does not know the language.
         """
-        code = language.split("-")[0].lower()
-        if code not in self.languages:
-            raise RequestError(
-                f"The model does not speak {language!r}",
-                where="language",
-                remedy=f"It speaks {', '.join(self.languages)}",
-            )
+        code = language_code(language, self.languages)
         tag = "zh-cn" if code == "zh" else code
         ids: list[int] = self._bpe.encode(f"[{tag}]{text}".replace(" ", "[SPACE]")).ids
         return ids
+
+
+def language_code(language: str, languages: Sequence[str]) -> str:
+    """The code of a language without its country: `pt-BR` is `pt`.
+
+    Raises:
+        RequestError: it is not one of `languages`.
+    """
+    code = language.split("-")[0].lower()
+    if code not in languages:
+        raise RequestError(
+            f"The model does not speak {language!r}",
+            where="language",
+            remedy=f"It speaks {', '.join(languages)}",
+        )
+    return code

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from xtts_core.model.turns import Turns
+
 FloatArray = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
@@ -84,13 +86,15 @@ class Vocoder:
         decoder: coqui-tts's `HifiDecoder` of any size, on its device.
         take: nobody else needs `decoder.waveform_decoder`, so it is removed to save its memory;
             else the decoder is left as it is.
+        turns: who may compute on this machine (None: this vocoder alone).
 
     Attributes:
         hop_length: samples per frame.
         scales: the linear resamplings from latents to frames, one after the other.
     """
 
-    def __init__(self, decoder: Any, *, take: bool = False) -> None:
+    def __init__(self, decoder: Any, *, take: bool = False, turns: Turns | None = None) -> None:
+        self._turns = turns or Turns()
         self.hop_length: int = decoder.output_hop_length
         self.scales: tuple[float, ...] = (
             decoder.ar_mel_length_compression / decoder.output_hop_length,
@@ -125,7 +129,8 @@ class Vocoder:
         Returns:
             Shape [(n - sum(context)) * hop_length], between -1 and 1.
         """
-        return self._generate(frames, speaker, check, context)
+        with self._turns.take(check):
+            return self._generate(frames, speaker, check, context)
 
 
 class _Folded:

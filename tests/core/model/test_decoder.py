@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import platform
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from xtts_core.errors import RequestError
+from xtts_core.errors import ModelError, RequestError
+from xtts_core.model.architecture import PUBLIC_GPT
 from xtts_core.model.decoder import Code, Decoder, Request
 from xtts_core.model.engine import Latents
 from xtts_core.model.loading import build_model, load_model
@@ -27,13 +29,8 @@ TEXTS = (
     "depois do almoço a rua fica vazia, e só os gatos passeiam.",
     "quanto custa?",
 )
-PUBLIC_SIZES = {
-    "gpt_layers": 30,
-    "gpt_n_model_channels": 1_024,
-    "gpt_n_heads": 16,
-    "decoder_input_dim": 1_024,
-}
-needs_fbgemm = pytest.mark.skipif(not packs(), reason="this processor has no FBGEMM")
+PACKED: tuple[Precision, ...] = ("float16", "int8") if packs() else ()
+"""Only x86 has them; a test below holds that it does."""
 
 
 class GoneError(Exception):
@@ -121,7 +118,7 @@ def test_greedy_codes_at_the_public_size_are_those_of_coqui(
     for name in ("vocab.json", "architecture.json"):
         shutil.copy(tiny_dir / name, tmp_path)
     config = json.loads((tiny_dir / "config.json").read_text(encoding="utf-8"))
-    config["model_args"] |= PUBLIC_SIZES
+    config["model_args"] |= PUBLIC_GPT
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -134,16 +131,7 @@ def test_greedy_codes_at_the_public_size_are_those_of_coqui(
     assert codes(decoder.decode(request)) == expected
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [
-        None,
-        "float32",
-        "bfloat16",
-        pytest.param("float16", marks=needs_fbgemm),
-        pytest.param("int8", marks=needs_fbgemm),
-    ],
-)
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16", *PACKED])
 def test_a_request_gets_the_same_codes_alone_and_in_a_crowd_that_comes_and_goes(
     tiny_dir: Path, ask: Callable[..., Request], precision: Precision | None
 ) -> None:
@@ -338,9 +326,22 @@ def test_a_sentence_of_too_many_tokens_is_refused(gpt: Any, ask: Callable[..., R
         next(Decoder(gpt, slots=1, precision=None).decode(request))
 
 
-@needs_fbgemm
-@pytest.mark.parametrize(("precision", "error"), [("float16", 1e-3), ("int8", 0.03)])
-def test_packed_weights_give_each_row_its_own_product(precision: Precision, error: float) -> None:
+def test_an_x86_processor_has_every_precision() -> None:
+    assert packs() == (platform.machine() in {"x86_64", "AMD64"})
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_weights_that_a_processor_cannot_pack_are_refused_with_the_remedy(
+    gpt: Any, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr("xtts_core.model.projections.packs", lambda: False)
+    with pytest.raises(ModelError, match="auto, float32 or bfloat16"):
+        Decoder(gpt, slots=1, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", *PACKED])
+def test_weights_of_any_precision_give_each_row_its_own_product(precision: Precision) -> None:
+    error = {"float32": 1e-5, "bfloat16": 0.01, "float16": 1e-3, "int8": 0.03}[precision]
     from transformers.pytorch_utils import Conv1D
 
     with torch.random.fork_rng(devices=[]):
