@@ -302,6 +302,7 @@ class ServerSettings(_Section):
     max_concurrent_calls: int = Field(8, ge=1)
     max_waiting_calls: int = Field(32, ge=0)
     drain_s: float = Field(30.0, ge=0)
+    max_unread_s: float = Field(60.0, gt=0)
     max_message_bytes: int = Field(16 * 1024 * 1024, ge=1024)
 
 

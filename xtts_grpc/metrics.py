@@ -33,7 +33,12 @@ class Metrics:
             registry=registry,
         )
         self._running = Gauge(
-            "xtts_calls_running", "Calls that are being answered", ["method"], registry=registry
+            "xtts_calls_running", "Calls that have not ended", ["method"], registry=registry
+        )
+        self._waiting = Gauge(
+            "xtts_calls_waiting",
+            "Those of them that wait for a place to be answered in",
+            registry=registry,
         )
         self._audio_seconds = Counter(
             "xtts_audio_seconds", "Speech that was made", ["language"], registry=registry
@@ -82,6 +87,10 @@ class Metrics:
             thread.join()
 
         return stop
+
+    def queue(self, waiting: Callable[[], int]) -> None:
+        """Ask `waiting` how many calls wait whenever somebody wants to know."""
+        self._waiting.set_function(waiting)
 
     def spoke(self, language: str, audio_s: float, work_s: float) -> None:
         """An utterance was spoken to its end."""

@@ -40,6 +40,11 @@ class Places:
         self._queue: deque[Future[bool]] = deque()
         self._recent_s = deque([_FIRST_CALL_S], maxlen=_RECENT_CALLS)
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a place."""
+        return len(self._queue)
+
     @contextmanager
     def one(self, context: grpc.ServicerContext) -> Iterator[None]:
         """A place while the block runs; waits for it as long as the caller does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from time import monotonic
@@ -89,6 +90,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         engine = settings.engine
         self._chunks = Chunks(engine.first_chunk_tokens, engine.stream_chunk_tokens)
         self._places = Places(server.max_concurrent_calls, server.max_waiting_calls)
+        metrics.queue(lambda: self._places.waiting)
 
     def Synthesize(  # noqa: N802 (the name is the protocol's)
         self, request: pb.SynthesizeRequest, context: grpc.ServicerContext
@@ -104,45 +106,9 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
     def SynthesizeStream(  # noqa: N802
         self, request: pb.SynthesizeStreamRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.SynthesizeStreamResponse]:
-        with _answering(context), self._places.one(context), self._store.lease() as model:
-            form = resolve_format(request.format, model.engine.sample_rate_hz)
-            task = self._check(request.utterance, model)
-            latents = model.latents(request.voice_id)
-            tell(voice_id=request.voice_id)
-            yield pb.SynthesizeStreamResponse(
-                start=pb.StreamStart(format=form, model_version=model.version, seed=task.seed)
-            )
-            encoder = StreamEncoder(model.engine.sample_rate_hz, form)
-            work = _Stopwatch()
-            delivery = Delivery()
-            begun: float | None = monotonic()
-            spoken = model.engine.stream(
-                task.text,
-                task.language,
-                latents,
-                task.sampling,
-                self._chunks,
-                check=_waited_for(context),
-                delivery=delivery,
-            )
-            # Closed with the call: the work of a caller that went away ends before its lease.
-            with contextlib.closing(spoken):
-                for chunk in work.timed(spoken):
-                    if audio := encoder.push(chunk):
-                        if begun is not None:
-                            self._metrics.first_audio(monotonic() - begun)
-                            begun = None
-                        yield pb.SynthesizeStreamResponse(audio=audio)
-            if audio := encoder.finish():
-                yield pb.SynthesizeStreamResponse(audio=audio)
-            yield pb.SynthesizeStreamResponse(
-                end=pb.StreamEnd(
-                    duration_s=encoder.duration_s,
-                    real_time_factor=_real_time_factor(work.seconds, encoder.duration_s),
-                    cut_sentences=delivery.cut,
-                )
-            )
-            self._told(model, task, encoder.duration_s, work.seconds, delivery)
+        return _while_read(
+            self._stream(request, context), context, self._settings.server.max_unread_s
+        )
 
     def CloneVoice(  # noqa: N802
         self, request: pb.CloneVoiceRequest, context: grpc.ServicerContext
@@ -228,6 +194,49 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                 return pb.ReloadModelResponse(
                     model_version=model.version, release=model.checkpoint.release, changed=changed
                 )
+
+    def _stream(
+        self, request: pb.SynthesizeStreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.SynthesizeStreamResponse]:
+        with _answering(context), self._places.one(context), self._store.lease() as model:
+            form = resolve_format(request.format, model.engine.sample_rate_hz)
+            task = self._check(request.utterance, model)
+            latents = model.latents(request.voice_id)
+            tell(voice_id=request.voice_id)
+            yield pb.SynthesizeStreamResponse(
+                start=pb.StreamStart(format=form, model_version=model.version, seed=task.seed)
+            )
+            encoder = StreamEncoder(model.engine.sample_rate_hz, form)
+            work = _Stopwatch()
+            delivery = Delivery()
+            begun: float | None = monotonic()
+            spoken = model.engine.stream(
+                task.text,
+                task.language,
+                latents,
+                task.sampling,
+                self._chunks,
+                check=_waited_for(context),
+                delivery=delivery,
+            )
+            # Closed with the call: the work of a caller that went away ends before its lease.
+            with contextlib.closing(spoken):
+                for chunk in work.timed(spoken):
+                    if audio := encoder.push(chunk):
+                        if begun is not None:
+                            self._metrics.first_audio(monotonic() - begun)
+                            begun = None
+                        yield pb.SynthesizeStreamResponse(audio=audio)
+            if audio := encoder.finish():
+                yield pb.SynthesizeStreamResponse(audio=audio)
+            yield pb.SynthesizeStreamResponse(
+                end=pb.StreamEnd(
+                    duration_s=encoder.duration_s,
+                    real_time_factor=_real_time_factor(work.seconds, encoder.duration_s),
+                    cut_sentences=delivery.cut,
+                )
+            )
+            self._told(model, task, encoder.duration_s, work.seconds, delivery)
 
     def _speech(
         self,
@@ -321,6 +330,26 @@ def _abort(
     hint = () if retry_after_s is None else ((RETRY_KEY, str(math.ceil(retry_after_s * 1_000))),)
     context.set_trailing_metadata(((REASON_KEY, reason), *hint))
     context.abort(code, message)
+
+
+def _while_read(
+    parts: Iterator[pb.SynthesizeStreamResponse], context: grpc.ServicerContext, most_s: float
+) -> Iterator[pb.SynthesizeStreamResponse]:
+    """Passes a stream on, and ends the call once nobody has taken a part of it for so long."""
+
+    def end() -> None:
+        log.warning("a stream is ended whose caller has read nothing for %g s", most_s)
+        context.cancel()
+
+    for part in parts:
+        # gRPC keeps the next part waiting, and with it the call's place, until this one is sent.
+        unread = threading.Timer(most_s, end)
+        unread.daemon = True
+        unread.start()
+        try:
+            yield part
+        finally:
+            unread.cancel()
 
 
 def _waited_for(context: grpc.ServicerContext) -> Callable[[], None]:

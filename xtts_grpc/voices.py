@@ -18,8 +18,8 @@ import soundfile
 from xtts_core.errors import OverloadedError, RequestError, VoiceNotFoundError
 from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
 from xtts_core.store import atomic_dir, read_json, write_json
-from xtts_grpc.audio import decode_references
 from xtts_grpc.latents import LatentsFolder
+from xtts_grpc.references import decode_references
 from xtts_grpc.validation import quoted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class VoiceStore:
         self.kept_latents = settings.latents_in_memory
 
     def add(self, files: Sequence[bytes], *, label: str = "", consent: str = "") -> Voice:
-        """Keep recordings of one speaker, as WAV, FLAC, Ogg, MP3 or AIFF.
+        """Keep recordings of one speaker, as WAV, FLAC, Ogg, MP3, M4A, WebM or AIFF.
 
         Raises:
             RequestError: too many files, or too little or too much audio, or a long label.

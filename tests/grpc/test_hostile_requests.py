@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import av
 import grpc
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 
 from xtts_core.errors import DecodeError as BadAudioError
 from xtts_core.errors import RequestError
-from xtts_grpc.audio import decode_references
 from xtts_grpc.client import ServiceError
+from xtts_grpc.references import decode_references
 from xtts_grpc.v1 import synthesis_pb2 as pb
 
 TEXT = "Bom dia!"
@@ -229,7 +230,26 @@ def files(recording: np.ndarray) -> list[bytes]:
         file = io.BytesIO()
         soundfile.write(file, recording[:84_000:2], 12_000, format=form, subtype=subtype)
         made.append(file.getvalue())
-    return made
+    return made + [
+        contained(recording[:84_000:2], container, codec)
+        for container, codec in (("mp4", "aac"), ("ipod", "alac"), ("webm", "libopus"))
+    ]
+
+
+def contained(samples: np.ndarray, container: str, codec: str) -> bytes:
+    """Samples at 12 000 Hz as telephones and browsers record them."""
+    sound = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(samples[None]), format="fltp", layout="mono"
+    )
+    sound.sample_rate = 12_000
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        track: Any = out.add_stream(codec, rate=12_000, layout="mono")
+        resampler = av.AudioResampler(track.codec_context.format, "mono", 12_000)
+        for frame in resampler.resample(sound):
+            out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    return file.getvalue()
 
 
 def test_every_kind_of_file_that_is_taken_is_taken(quick, files):
@@ -417,6 +437,47 @@ def test_an_hour_in_a_small_file_is_refused_after_its_first_seconds(monkeypatch)
     with pytest.raises(RequestError, match="longer than 30 s"):
         decode_references([file.getvalue()], 30.0)
     assert taken == [30 * 8_000 + 1]
+
+
+def test_of_a_long_recording_of_a_browser_only_the_first_seconds_are_read(demo, monkeypatch):
+    data = (demo / "cidade-alex.webm").read_bytes()
+    taken = []
+
+    class Counted:
+        def __init__(self, **form: Any) -> None:
+            self._counted = resampler(**form)
+
+        def resample(self, frame: Any) -> Any:
+            taken.append(frame.samples)
+            return self._counted.resample(frame)
+
+    resampler = av.AudioResampler
+    monkeypatch.setattr(av, "AudioResampler", Counted)
+    with pytest.raises(RequestError, match="longer than 5 s"):
+        decode_references([data], 5.0)
+    assert 5 * 48_000 < sum(taken) < 5.1 * 48_000
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "reason"),
+    [("mov", "pcm_s16le", "codec pcm_s16le is not taken"), ("mp4", "mpeg4", "no audio track")],
+)
+def test_a_container_without_a_track_that_is_taken_is_refused(container, codec, reason):
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        if codec == "mpeg4":
+            track: Any = out.add_stream(codec, rate=25, width=64, height=64, pix_fmt="yuv420p")
+            frame: Any = av.VideoFrame(64, 64, "yuv420p")
+        else:
+            track = out.add_stream(codec, rate=8_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 8_000), np.int16), format="s16", layout="mono"
+            )
+            frame.sample_rate = 8_000
+        out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    with pytest.raises(BadAudioError, match=reason):
+        decode_references([file.getvalue()], 30.0)
 
 
 @pytest.mark.parametrize(

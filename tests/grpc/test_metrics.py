@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -79,6 +80,25 @@ def test_a_call_that_goes_on_is_seen_and_one_that_was_given_up_is_counted(
     measured.gate.open()
     lines.next_call()
     assert calls(figures(address), "SynthesizeStream", "CANCELLED") == 1
+
+
+def test_calls_that_wait_for_a_place_are_told(start, releases, address):
+    releases.publish(1)
+    server = {"max_concurrent_calls": 1, "max_waiting_calls": 1}
+    running = start(metrics_address=address, server=server)
+    running.health.wait_for("SERVING")
+    running.gate.shut()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(running.client.synthesize, TEXT, voice_id="dora")
+        running.gate.wait_for_call()
+        assert figures(address)["xtts_calls_waiting"] == 0
+        second = pool.submit(running.client.synthesize, TEXT, voice_id="dora")
+        while not figures(address)["xtts_calls_waiting"]:
+            assert not second.done()
+        running.gate.open()
+        first.result()
+        second.result()
+    assert figures(address)["xtts_calls_waiting"] == 0
 
 
 def test_whether_a_model_serves_and_the_newest_was_refused_is_told(measured, releases, address):

@@ -352,6 +352,17 @@ def test_a_caller_that_goes_away_frees_its_place(start, releases):
     assert spoken_after_refusals(service.client).duration_s > 0
 
 
+def test_a_stream_that_nobody_reads_gives_its_place_to_the_next_call(start, releases):
+    releases.publish(1)
+    service = start(server={"max_concurrent_calls": 1, "max_waiting_calls": 1, "max_unread_s": 0.3})
+    service.health.wait_for("SERVING")
+    # 8 MB: gRPC keeps 4 on the way.
+    unread = service.client.stream("ah " * 660, voice_id="dora", sample_rate_hz=48_000)
+    next(unread)
+    assert service.client.synthesize(TEXT, voice_id="dora").duration_s > 0
+    assert refusal(list, unread).code is grpc.StatusCode.CANCELLED
+
+
 def spoken_after_refusals(client: SynthesisClient) -> Speech:
     while True:
         try:

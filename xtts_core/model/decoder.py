@@ -7,25 +7,21 @@ in one static cache (Yu et al., "Orca", OSDI 2022, for the scheduling).
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from xtts_core.errors import RequestError
-from xtts_core.model.projections import Precision, Projection, project
+from xtts_core.model.projections import Precision
 from xtts_core.model.sampling import Draw
+from xtts_core.model.transformer import Step, Transformer
 from xtts_core.model.turns import Turns
 
-_CONDITIONING_LATENTS = 32
-_VOICES = 16
-"""Voices whose keys and values are kept, 8 MB each at the public size."""
 _STAND_IN = 1
 """The token that coqui-tts puts in the place of each embedding of the prompt."""
 
@@ -86,16 +82,6 @@ class _Row:
     left: bool = False
 
 
-@dataclass(frozen=True)
-class _Layer:
-    attention_norm: Any
-    attend: Projection
-    attended: Projection
-    mlp_norm: Any
-    widen: Projection
-    narrow: Projection
-
-
 class Decoder:
     """A batch of requests to coqui-tts's GPT.
 
@@ -114,21 +100,9 @@ class Decoder:
         self.turns = Turns()
         self.steps = 0
         self._gpt = gpt
-        self._heads = gpt.gpt.config.n_head
-        self._layers = [_layer(block, precision) for block in gpt.gpt.h]
-        if precision is not None:
-            gpt.gpt.h = torch.nn.ModuleList()
+        self._transformer = Transformer(gpt, slots=slots, precision=precision)
         self._rows: list[_Row] = []
         self._slots = slots
-        # Weights that are left in the model may change under what was computed with them.
-        self._voices = _Voices(0 if precision is None else _VOICES)
-        channels = gpt.final_norm.normalized_shape[0]
-        longest = _CONDITIONING_LATENTS + gpt.max_text_tokens + gpt.max_gen_mel_tokens + 1
-        # Never filled: what is not used costs no memory.
-        self._cache = torch.empty(
-            (len(self._layers), 2, slots, self._heads, longest, channels // self._heads),
-            device=gpt.mel_head.weight.device,
-        )
 
     def decode(self, request: Request) -> Generator[Code, None, None]:
         """Codes until the stop code, which is the last then, or the limit.
@@ -165,7 +139,7 @@ class Decoder:
             row.left = True
 
     def _row(self, request: Request) -> _Row:
-        device = self._cache.device
+        device = self._transformer.device
         start = self._gpt.start_audio_token
         prefix = [_STAND_IN, start] if request.penalise_prefix else []
         return _Row(
@@ -185,106 +159,39 @@ class Decoder:
             self._step()
         elif len(self._rows) < self._slots:
             taken = {other.slot for other in self._rows}
-            row.slot = next(slot for slot in range(self._slots) if slot not in taken)
-            self._rows.append(row)
-            self._begin(row)
+            self._begin(row, next(slot for slot in range(self._slots) if slot not in taken))
         else:
             self._step()
 
-    def _begin(self, row: _Row) -> None:
-        """Read the prompt of a request, of which the voice may be known, and draw its first
-        code."""
-        gpt, request = self._gpt, row.request
-        text = torch.tensor(
-            [[gpt.start_text_token, *request.tokens, gpt.stop_text_token]], device=row.code.device
-        )
-        prompt = torch.cat(
-            [
-                request.gpt_cond,
-                gpt.text_embedding(text) + gpt.text_pos_embedding(text),
-                gpt.mel_embedding(row.code) + gpt.mel_pos_embedding(row.code),
-            ],
-            dim=1,
-        )[0]
-        mine = self._cache[:, :, row.slot]
-        voice = request.gpt_cond.shape[1]
-        known = self._voices.recall(request.gpt_cond)
-        begun = 0
-        if known is not None:
-            mine[:, :, :, :voice] = known
-            begun = voice
-        seen = torch.ones(len(prompt) - begun, len(prompt), dtype=torch.bool, device=text.device)
-        seen = seen.tril(begun)
-
-        def attend(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            request.check()
-            keys, values = mine[number, :, :, : len(prompt)]
-            keys[:, begun:] = key.transpose(0, 1)
-            values[:, begun:] = value.transpose(0, 1)
-            return functional.scaled_dot_product_attention(
-                query.transpose(0, 1)[None], keys[None], values[None], attn_mask=seen
-            )[0].transpose(0, 1)
-
+    def _begin(self, row: _Row, slot: int) -> None:
+        """Read the prompt of a request and draw its first code."""
+        request = row.request
+        row.slot = slot
+        self._rows.append(row)
         try:
-            hidden = self._transform(prompt[begun:], attend)[-1:]
+            latents, row.length = self._transformer.read(
+                slot, request.tokens, request.gpt_cond, request.check
+            )
         except BaseException:
             row.over = True
             raise
-        if known is None:
-            self._voices.keep(request.gpt_cond, mine[:, :, :, :voice])
-        row.length = len(prompt)
-        self._draw([row], hidden)
+        self._draw([row], latents)
 
     def _step(self) -> None:
         """Move every request in the batch on by one code."""
         self.steps += 1
-        gpt, rows = self._gpt, self._rows
-        device = self._cache.device
-        codes = torch.cat([row.code for row in rows])
-        positions = torch.tensor([row.drawn for row in rows], device=device)
-        inputs = gpt.mel_embedding(codes)[:, 0] + gpt.mel_pos_embedding.emb(positions)
-        slots = torch.tensor([row.slot for row in rows], device=device)
-        lengths = torch.tensor([row.length for row in rows], device=device)
-
-        def attend(number: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = self._cache[number]
-            keys[slots, :, lengths] = key
-            values[slots, :, lengths] = value
-            # Each over its own length: as fast as one masked product of all on a CPU, and the sum
-            # is the same whoever else is in the batch.
-            return torch.cat(
-                [
-                    functional.scaled_dot_product_attention(
-                        query[place, None, :, None],
-                        keys[None, row.slot, :, : row.length + 1],
-                        values[None, row.slot, :, : row.length + 1],
-                    )[:, :, 0]
-                    for place, row in enumerate(rows)
-                ]
+        rows = self._rows
+        latents = self._transformer.step(
+            Step(
+                slots=[row.slot for row in rows if row.slot is not None],
+                codes=torch.cat([row.code for row in rows])[:, 0],
+                drawn=[row.drawn for row in rows],
+                lengths=[row.length for row in rows],
             )
-
-        hidden = self._transform(inputs, attend)
-        self._draw(rows, hidden)
+        )
+        self._draw(rows, latents)
         for row in rows:
             row.length += 1
-
-    def _transform(
-        self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """The transformer: embeddings [n, channels] to what the codes are drawn from.
-
-        Args:
-            attend: from a layer's number, queries, keys and values [n, heads, channels / heads] to
-                what was attended to, alike.
-        """
-        for number, layer in enumerate(self._layers):
-            projected = layer.attend(layer.attention_norm(x))
-            query, key, value = projected.reshape(len(x), 3, self._heads, -1).unbind(1)
-            x = x + layer.attended(attend(number, query, key, value).reshape(len(x), -1))
-            wide = functional.gelu(layer.widen(layer.mlp_norm(x)), approximate="tanh")
-            x = x + layer.narrow(wide)
-        latents: Tensor = self._gpt.final_norm(self._gpt.gpt.ln_f(x))
-        return latents
 
     def _draw(self, rows: Sequence[_Row], latents: Tensor) -> None:
         stop = self._gpt.stop_audio_token
@@ -310,35 +217,6 @@ class Decoder:
                 row.over = True
 
 
-class _Voices:
-    """The keys and values of the voices that were asked for last.
-
-    The voice stands at the start of a prompt, so they are the same for every text: half of what a
-    short sentence has to wait for before its first code.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
-
-    def recall(self, gpt_cond: Tensor) -> Tensor | None:
-        key = _digest(gpt_cond)
-        known = self._known.get(key)
-        if known is not None:
-            self._known.move_to_end(key)
-        return known
-
-    def keep(self, gpt_cond: Tensor, computed: Tensor) -> None:
-        if self._most:
-            self._known[_digest(gpt_cond)] = computed.clone()
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
-
-
-def _digest(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.cpu().numpy().tobytes()).digest()
-
-
 def _look_after(row: _Row) -> None:
     """Leave a request behind whose caller went away."""
     try:
@@ -346,17 +224,3 @@ def _look_after(row: _Row) -> None:
     except BaseException as error:
         row.error = error
         row.over = True
-
-
-def _layer(block: Any, precision: Precision | None) -> _Layer:
-    def projection(module: Any) -> Projection:
-        return project(module, precision) if precision else module
-
-    return _Layer(
-        attention_norm=block.ln_1,
-        attend=projection(block.attn.c_attn),
-        attended=projection(block.attn.c_proj),
-        mlp_norm=block.ln_2,
-        widen=projection(block.mlp.c_fc),
-        narrow=projection(block.mlp.c_proj),
-    )

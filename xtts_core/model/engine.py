@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,9 @@ MIN_REFERENCE_S = 0.33
 """The shortest reference that has a conditioning latent (coqui-tts, `get_gpt_cond_latents`)."""
 SENTENCE_PAUSE_S = 0.2
 """Silence between two sentences of one text."""
+EDGE_S = 0.005
+"""A sentence rises from silence and falls back into it in this time, wherever it was cut: a step
+at the seam would be heard as a click."""
 
 _SEEDS = 2**32
 _DEFAULT_CHARACTER_LIMIT = 250
@@ -281,9 +284,9 @@ class Engine:
             tokens = self._tokenizer.encode(sentence, language)
             task = _Sentence(sentence, tokens, voice, sampling, seed, number)
             if chunks is None:
-                yield from self._whole(task, check, told)
+                yield from softened(self._whole(task, check, told))
             else:
-                yield from self._streamed(task, chunks, check, told)
+                yield from softened(self._streamed(task, chunks, check, told))
 
     def _whole(
         self, task: _Sentence, check: Callable[[], None], told: Delivery
@@ -357,6 +360,24 @@ class Engine:
         if model is None:
             raise NotReadyError("The model was replaced", where=self.version, remedy="Call again")
         return model
+
+
+def softened(pieces: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """The pieces of a sentence with soft edges; the last samples of a piece wait for the next."""
+    samples = round(EDGE_S * NATIVE_RATE_HZ)
+    turn = np.pi * (np.arange(samples) + 0.5) / samples
+    rise = rising = (0.5 - 0.5 * np.cos(turn)).astype(np.float32)
+    held = np.zeros(0, np.float32)
+    for piece in pieces:
+        edge = len(rising[: len(piece)])
+        joined = np.concatenate([held, rising[:edge] * piece[:edge], piece[edge:]])
+        rising = rising[edge:]
+        ready = max(0, len(joined) - samples)
+        if ready:
+            yield joined[:ready]
+        held = joined[ready:]
+    if len(held):
+        yield held * rise[::-1][-len(held) :]
 
 
 def read_reference(path: Path) -> FloatArray:

@@ -13,7 +13,7 @@ from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_core.errors import ModelError
-from xtts_core.model.engine import Chunks, Engine, FloatArray, Latents
+from xtts_core.model.engine import EDGE_S, Chunks, Engine, FloatArray, Latents
 from xtts_core.model.export import export_coqui
 from xtts_core.model.sampling import Sampling
 from xtts_core.settings import EngineSettings
@@ -59,7 +59,8 @@ def test_coqui_speaks_the_same_with_the_same_seed(
     )["wav"]
     assert len(theirs) > 2_000
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    between = slice(round(EDGE_S * 24_000), -round(EDGE_S * 24_000))
+    np.testing.assert_allclose(ours[between], theirs[between], atol=1e-5 * np.abs(theirs).max())
 
 
 def test_coqui_finds_the_voices_by_name(coqui: Xtts, exported: Path, checkpoint: Path) -> None:

@@ -302,7 +302,7 @@ def test_more_voices_than_are_kept_speak_all(gpt: Any, ask: Callable[..., Reques
     for number in range(20):
         request.gpt_cond = request.gpt_cond + number
         assert next(decoder.decode(request)).latent.isfinite().all()
-    assert len(decoder._voices._known) == 16
+    assert len(decoder._transformer._voices._known) == 16
 
 
 def test_the_penalty_on_the_prefix_can_be_left_out(gpt: Any, ask: Callable[..., Request]) -> None:

@@ -11,12 +11,14 @@ import torch
 
 from xtts_core.errors import DecodeError, NotReadyError, RequestError
 from xtts_core.model.engine import (
+    EDGE_S,
     SENTENCE_PAUSE_S,
     Chunks,
     Engine,
     FloatArray,
     Latents,
     read_reference,
+    softened,
 )
 from xtts_core.model.loading import load_model
 from xtts_core.model.sampling import Sampling
@@ -25,6 +27,7 @@ from xtts_core.settings import EngineSettings
 TEXT = "a feira abre às seis horas, e quem chega primeiro encontra as melhores frutas."
 CODE_S = 1_024 / 22_050
 RATE_HZ = 24_000
+EDGE = round(EDGE_S * RATE_HZ)
 
 
 def test_an_engine_says_what_it_is(engine: Engine) -> None:
@@ -86,7 +89,9 @@ def test_the_engine_speaks_what_coqui_speaks_with_the_same_seed(
         sampling = Sampling(seed=seed, speed=speed, min_audio_tokens=0)
         ours = engine.synthesize(TEXT, "pt", voice, sampling)
         assert ours.shape == theirs.shape
-        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+        np.testing.assert_allclose(
+            ours[EDGE:-EDGE], theirs[EDGE:-EDGE], atol=1e-5 * np.abs(theirs).max()
+        )
 
 
 @pytest.mark.usefixtures("ffmpeg")
@@ -140,6 +145,28 @@ def test_a_text_of_several_sentences_is_joined_by_silence(engine: Engine, voice:
     np.testing.assert_allclose(whole[: len(first)], first, atol=1e-6)
     assert not pause.any()
     assert len(whole) > len(first) + len(pause)
+
+
+def test_no_sentence_begins_or_ends_with_a_step(engine: Engine, voice: Latents) -> None:
+    text = "hoje de manhã a chuva começou cedo. depois o sol voltou para todos nós."
+    for most in (5, 40):
+        sampling = Sampling(seed=4, max_audio_tokens=most)
+        audio = np.concatenate(list(engine.stream(text, "pt", voice, sampling, Chunks(3, 3))))
+        quiet = np.flatnonzero(audio == 0)
+        pause = int(SENTENCE_PAUSE_S * RATE_HZ)
+        begin = next(n for n in quiet if not audio[n : n + pause].any())
+        for edge in (0, begin - 1, begin + pause, len(audio) - 1):
+            assert abs(audio[edge]) < 0.001 * np.abs(audio).max()
+
+
+def test_soft_edges_do_not_depend_on_where_the_pieces_end() -> None:
+    loud = np.random.default_rng(0).uniform(0.5, 1, 2_000).astype(np.float32)
+    whole = np.concatenate(list(softened([loud])))
+    for size in (1, 50, 121, 999):
+        pieces = [loud[n : n + size] for n in range(0, len(loud), size)]
+        np.testing.assert_array_equal(np.concatenate(list(softened(pieces))), whole)
+    np.testing.assert_array_equal(whole[EDGE:-EDGE], loud[EDGE:-EDGE])
+    assert list(softened([])) == []
 
 
 def test_a_sentence_sounds_the_same_whatever_was_said_before_it(
