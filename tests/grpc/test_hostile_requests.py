@@ -254,7 +254,8 @@ def contained(samples: np.ndarray, container: str, codec: str) -> bytes:
 
 def test_every_kind_of_file_that_is_taken_is_taken(quick, files):
     for data in files:
-        assert quick.client.clone_voice([data]).reference_s == pytest.approx(3.5, abs=0.1)
+        # AAC has a block of silence before and after.
+        assert quick.client.clone_voice([data]).reference_s == pytest.approx(3.5, abs=0.2)
 
 
 @pytest.mark.parametrize("cases", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
