@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT ?= demo-output
 PORT ?= 3000
+# Tests at one time, each with one thread for its arithmetic: threads of several would be in each
+# other's way. The end-to-end tests take memory of up to 4 GB each.
+WORKERS ?= 2
 
 .PHONY: install demo test check test-long protos dev serve lock
 
@@ -23,7 +26,7 @@ demo: install
 
 test: check
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not long" -n $(WORKERS) --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -36,6 +36,7 @@ from tiny_service import machine
 from xtts_core.model.checkpoint import Manifest, Origin, describe_files, version_of, write_manifest
 from xtts_core.model.engine import Latents
 from xtts_core.settings import EngineSettings, ServiceSettings
+from xtts_core.text import split_sentences
 from xtts_grpc.client import Encoding, SynthesisClient
 from xtts_grpc.reload import Checkpoint
 from xtts_grpc.serve import Service
@@ -64,6 +65,9 @@ class ReadyEngine:
 
     def latents(self, references: object) -> Latents:
         return Latents(torch.zeros(1, 32, 8), torch.zeros(1, 512, 1))
+
+    def sentences(self, text: str, language: str) -> list[str]:
+        return split_sentences(text, language, 203)
 
     def synthesize(self, *asked: Any, **how: Any) -> np.ndarray[Any, Any]:
         return self._audio

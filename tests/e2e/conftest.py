@@ -91,7 +91,7 @@ class Programs:
 def programs() -> Iterator[Programs]:
     """The programs, with none of the caller's settings."""
     unset = {name: "" for name in os.environ if name.startswith("XTTS_")}
-    found = Programs({**unset, "DAGSTER_HOME": "", "OMP_NUM_THREADS": "2", "COLUMNS": "200"})
+    found = Programs({**unset, "DAGSTER_HOME": "", "COLUMNS": "200"})
     yield found
     found.end()
 
