@@ -26,7 +26,8 @@ demo: install
 
 test: check
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not long" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m "not long" \
+		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -16,6 +16,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run at one time, a file stays together, and so do all tests of the finished demo,
+    which takes minutes to make. The end-to-end tests come first: the last ones should be short."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+    for item in items:
+        shares_demo = "finished_demo" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if shares_demo else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of the repository."""

@@ -145,3 +145,9 @@ class OverloadedError(XttsError):
     ) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.retry_after_s = retry_after_s
+
+
+class VoicesFullError(XttsError):
+    """The service keeps as many voices as it may; waiting alone makes no room."""
+
+    reason = "voices_full"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
@@ -11,17 +12,13 @@ import soundfile
 import soxr
 
 from xtts_core.errors import ModelError, RequestError
+from xtts_grpc.messages import MAX_RATE_HZ, MIN_RATE_HZ, OPUS_RATES_HZ
 from xtts_grpc.v1 import synthesis_pb2 as pb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float32]
-
-MIN_RATE_HZ = 8_000
-MAX_RATE_HZ = 48_000
-OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
-"""The rates of RFC 6716, section 2; libsndfile's Opus encoder takes no other."""
 
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 _LIBSNDFILE = {
@@ -60,8 +57,19 @@ def resolve_format(asked: pb.AudioFormat, native_rate_hz: int) -> pb.AudioFormat
     return pb.AudioFormat(sample_rate_hz=rate_hz, encoding=encoding)
 
 
-def encode(audio: FloatArray, native_rate_hz: int, form: pb.AudioFormat) -> tuple[bytes, float]:
-    """The bytes of a whole utterance in a resolved format, and its length in seconds."""
+def encode(
+    audio: FloatArray,
+    native_rate_hz: int,
+    form: pb.AudioFormat,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[bytes, float]:
+    """The bytes of a whole utterance in a resolved format, and its length in seconds.
+
+    Args:
+        check: called for each second of audio (Opus takes 40 ms for one); what it raises ends the
+            work.
+    """
     resampled = soxr.resample(audio, native_rate_hz, form.sample_rate_hz)
     samples = to_pcm16(resampled)
     duration_s = len(samples) / form.sample_rate_hz
@@ -69,7 +77,11 @@ def encode(audio: FloatArray, native_rate_hz: int, form: pb.AudioFormat) -> tupl
         return samples.tobytes(), duration_s
     container, subtype = _LIBSNDFILE[form.encoding]
     file = io.BytesIO()
-    soundfile.write(file, samples, form.sample_rate_hz, format=container, subtype=subtype)
+    rate_hz = form.sample_rate_hz
+    with soundfile.SoundFile(file, "w", rate_hz, 1, subtype, format=container) as sound:
+        for start in range(0, len(samples), rate_hz):
+            check()
+            sound.write(samples[start : start + rate_hz])
     return file.getvalue(), duration_s
 
 

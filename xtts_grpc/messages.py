@@ -21,6 +21,11 @@ RETRY_KEY = "grpc-retry-pushback-ms"
 """The trailing metadata that tells a refused caller when to try again, in milliseconds; gRPC's own
 clients heed it where their retry policy says so (gRFC A6)."""
 
+MIN_RATE_HZ = 8_000
+MAX_RATE_HZ = 48_000
+OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
+"""The rates of RFC 6716, section 2; libsndfile's Opus encoder takes no other."""
+
 
 class ServiceError(XttsError):
     """A call that the service refused or could not answer.

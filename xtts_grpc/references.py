@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
@@ -19,7 +20,8 @@ import soxr
 
 from xtts_core.errors import DecodeError, RequestError
 from xtts_core.settings import SAMPLE_RATE_HZ
-from xtts_grpc.audio import MIN_RATE_HZ, to_pcm16
+from xtts_grpc.audio import to_pcm16
+from xtts_grpc.messages import MIN_RATE_HZ
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +37,9 @@ _LOUDEST = 10.0
 """Full scale is 1: lossy codecs go over it by a little, integers that were stored as floats by
 far."""
 _SILENCE_DBFS = -60.0
+_TABLES = re.compile(rb"cmov|stsz|stz2|trun")
+_MOST_STATED = 1_000_000
+"""Six hours of AAC."""
 _FFMPEG_CODECS = ("aac", "alac", "flac", "libopus", "mp3", "mp3float", "opus", "vorbis")
 """The decoders that a file in a container can reach, by FFmpeg's names."""
 
@@ -70,6 +75,8 @@ def decode_references(files: Sequence[bytes], max_s: float) -> list[NDArray[np.i
 def _read_mono(data: bytes, where: str, max_s: float) -> tuple[FloatArray, int]:
     """At most one sample more than `max_s` seconds, and the rate."""
     container = _container(data)
+    if container == "mov" and _states_too_much(data):
+        raise _unreadable(where, "it states more than it can hold")
     if container:
         audio, rate_hz = _read_container(data, container, where, max_s)
     # libsndfile knows two dozen rare formats more, each a parser that a stranger's bytes would
@@ -139,6 +146,39 @@ def _read_container(
         raise _unreadable(where, getattr(error, "strerror", None) or str(error)) from error
     audio = np.concatenate(pieces, axis=1, dtype=np.float32).T
     return audio[: int(max_s * rate_hz) + 1], rate_hz
+
+
+def _states_too_much(data: bytes) -> bool:
+    """Whether an MP4 is packed (`cmov`), or states more samples than any recording has: FFmpeg
+    makes room for each, 36 bytes, before it looks for them (ISO/IEC 14496-12, `stsz` and `trun`).
+
+    FFmpeg finds these boxes in many others, so they are looked for everywhere but in the media.
+    """
+    stated = 0
+    for start, stop in _outside_of_media(data):
+        for found in _TABLES.finditer(data, start, stop):
+            if found[0] == b"cmov":
+                return True
+            at = found.end() + (4 if found[0] == b"trun" else 8)
+            stated += int.from_bytes(data[at : at + 4], "big")
+    return stated > _MOST_STATED
+
+
+def _outside_of_media(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where a file's top boxes lie that are no `mdat`, and all that follows what is no box."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size == 0:
+            size = len(data) - at
+        if size < 8:
+            yield at, len(data)
+            return
+        if kind != b"mdat":
+            yield at, min(at + size, len(data))
+        at += size
 
 
 def _require_plain(rate_hz: int, channels: int, where: str) -> None:

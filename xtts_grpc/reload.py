@@ -11,12 +11,13 @@ import contextlib
 import ctypes
 import gc
 import logging
+import math
 import os
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,9 +28,10 @@ import numpy as np
 
 from xtts_core.errors import NotReadyError, ReleaseError, XttsError
 from xtts_core.model.checkpoint import MANIFEST_FILE, verify
-from xtts_core.model.engine import Engine, read_reference
+from xtts_core.model.engine import Engine, nobody_left, read_reference
 from xtts_core.settings import SAMPLE_RATE_HZ, EngineSettings, ReloadSettings
 from xtts_core.store import read_json, sha256_file
+from xtts_grpc.places import CallEndedError
 from xtts_grpc.validation import default_sampling
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ Source = Literal["release", "custom-checkpoint", "base-model"]
 LoadEngine = Callable[[Path, EngineSettings], Engine]
 
 _MAX_RETRY_S = 300.0
+_LOOK_UP_S = 0.05
+"""How often a call that waits for another's work looks whether it is still wanted."""
 _LOAD_NICENESS = 5
 _WARM_UP_TOKENS = 32
 """Of each sentence of the warm-up text, 1.5 s: enough to be heard, and calls wait meanwhile."""
@@ -80,28 +84,36 @@ class Model:
         self._latents: OrderedDict[str, Latents] = OrderedDict()
         self._coming: dict[str, Future[Latents]] = {}
 
-    def latents(self, voice_id: str) -> Latents:
+    def latents(self, voice_id: str, check: Callable[[], None] = nobody_left) -> Latents:
         """The conditioning latents of a speaker of the checkpoint or of a cloned voice.
 
         They belong to this checkpoint alone, whose conditioning encoder may differ from every
         other one's, and are computed once, however many calls ask for them at the same time.
+
+        Args:
+            check: called several times a second; what it raises ends the wait.
 
         Raises:
             VoiceNotFoundError: there is no such voice.
         """
         # Looked up each time: a voice that was deleted meanwhile is not spoken in any more.
         references = self._references(voice_id)
-        with self._lock:
-            if voice_id in self._latents:
-                self._latents.move_to_end(voice_id)
-                return self._latents[voice_id]
-            coming = self._coming.get(voice_id)
-            if coming is None:
-                ours = self._coming[voice_id] = Future()
-        if coming is not None:
-            return coming.result()
+        while True:
+            with self._lock:
+                if voice_id in self._latents:
+                    self._latents.move_to_end(voice_id)
+                    return self._latents[voice_id]
+                coming = self._coming.get(voice_id)
+                if coming is None:
+                    ours = self._coming[voice_id] = Future()
+                    break
+            while not wait([coming], _LOOK_UP_S).done:
+                check()
+            # Where the call that computed them was given up, this one does.
+            if not isinstance(coming.exception(), CallEndedError):
+                return coming.result()
         try:
-            latents = self._made(voice_id, references)
+            latents = self._made(voice_id, references, check)
         except BaseException as error:
             with self._lock:
                 del self._coming[voice_id]
@@ -137,11 +149,15 @@ class Model:
     def _references(self, voice_id: str) -> Sequence[Path]:
         return self.speakers.get(voice_id) or self._voices.get(voice_id).references
 
-    def _made(self, voice_id: str, references: Sequence[Path]) -> Latents:
+    def _made(
+        self, voice_id: str, references: Sequence[Path], check: Callable[[], None]
+    ) -> Latents:
         """Read or compute the latents of a voice, and keep them."""
         latents = self._files.read(self.manifest_sha256, voice_id, references)
         if latents is None:
-            latents = self.engine.latents([read_reference(path) for path in references])
+            latents = self.engine.latents(
+                [read_reference(path) for path in references], check=check
+            )
             self._files.write(self.manifest_sha256, voice_id, references, latents)
         with self._lock:
             self._latents[voice_id] = latents
@@ -182,6 +198,9 @@ class ModelStore:
         on_change: told after every change whether a model serves, and whether the newest
             checkpoint could not be served.
         load_engine: verifies every file of a checkpoint directory and loads its engine.
+
+    Attributes:
+        interrupted: whether the last checkpoint took the one before out of service meanwhile.
     """
 
     def __init__(
@@ -201,6 +220,7 @@ class ModelStore:
         self._lock = threading.Lock()
         self._installing = threading.Lock()
         self._litter = threading.Event()
+        self.interrupted = False
         self._slot: _Slot | None = None
         self._failure: Failure | None = None
 
@@ -214,6 +234,12 @@ class ModelStore:
         """The model that new calls get, to look at; a call that uses it takes a lease."""
         slot = self._slot
         return slot.model if slot else None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Where the model that serves came from."""
+        serving = self.serving
+        return serving.checkpoint if serving else None
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Model]:
@@ -245,11 +271,13 @@ class ModelStore:
             ReleaseError: it cannot serve; the model that served before still does.
         """
         with self._installing:
+            self.interrupted = False
             try:
                 model = self._replace(checkpoint)
             except Exception as error:
                 refusal = _unservable(checkpoint, error)
                 self.report(refusal)
+                self._litter.set()
                 raise refusal from error
             self._failure = None
             self._on_change(True, False)
@@ -296,36 +324,47 @@ class ModelStore:
 
     def _replace(self, checkpoint: Checkpoint) -> Model:
         _check_manifest(checkpoint)
-        before = self.serving
-        if before is None or self._settings.policy == "keep-serving":
-            model = self._bring_up(checkpoint, before)
+        serving = self.serving
+        voices = serving.voices_in_use() if serving else []
+        if serving is None or self._settings.policy == "keep-serving":
+            model = self._bring_up(checkpoint, voices)
             self._swap(model)
             return model
         verify(checkpoint.directory)
-        retired = self._swap(None)
-        self._on_change(False, self._failure is not None)
-        if retired is not None:
-            retired.freed.wait()
+        self.interrupted = True
+        before = serving.checkpoint
+        # Whoever still names the old model would keep its memory.
+        del serving
+        self._retire()
         try:
-            model = self._bring_up(checkpoint, before)
+            model = self._bring_up(checkpoint, voices)
         except Exception:
-            self._swap(self._bring_up(before.checkpoint, before))
+            self._swap(self._bring_up(before, voices))
             raise
         self._swap(model)
         return model
 
-    def _bring_up(self, checkpoint: Checkpoint, before: Model | None) -> Model:
+    def _retire(self) -> None:
+        """Let nothing serve, and give the memory of what did back once no call uses it."""
+        retired = self._swap(None)
+        self._on_change(False, self._failure is not None)
+        if retired is not None:
+            retired.freed.wait()
+        del retired
+        self.give_back_memory()
+
+    def _bring_up(self, checkpoint: Checkpoint, voices_in_use: Sequence[str]) -> Model:
         """A model that has spoken, with the latents of the voices that are in use."""
         with ThreadPoolExecutor(1, "load", initializer=_give_way) as aside:
-            return aside.submit(self._made_ready, checkpoint, before).result()
+            return aside.submit(self._made_ready, checkpoint, voices_in_use).result()
 
-    def _made_ready(self, checkpoint: Checkpoint, before: Model | None) -> Model:
+    def _made_ready(self, checkpoint: Checkpoint, voices_in_use: Sequence[str]) -> Model:
         engine = self._load_engine(checkpoint.directory, self._engine_settings)
         try:
             model = Model(checkpoint, engine, self._voices)
             for voice_id in model.speakers:
                 model.latents(voice_id)
-            for voice_id in before.voices_in_use() if before else ():
+            for voice_id in voices_in_use:
                 _carry_over(model, voice_id)
             model.recall(self._voices.ids())
             self._warm_up(model)
@@ -393,26 +432,36 @@ class ReleaseFollower:
         self._stopped.set()
         self._thread.join()
 
-    def check(self, *, now: bool = False) -> bool:
+    def check(self, *, now: bool = False, wanted: Callable[[], None] = nobody_left) -> bool:
         """Serve the release that serving.json names; whether that changed the model.
+
+        Args:
+            now: a release that was refused is tried again at once.
+            wanted: called while another check is waited for; what it raises ends the wait.
 
         Raises:
             ReleaseError: it cannot be served, or there is none.
         """
-        with self._checking:
-            try:
-                checkpoint = read_serving(self._serving)
-            except XttsError as error:
-                self._store.report(error)
-                raise
-            serving = self._store.serving
-            if serving is not None and serving.checkpoint == checkpoint:
-                self._store.settle()
-                return False
-            if checkpoint == self._refused and not now and monotonic() < self._retry_at:
-                return False
-            self._install(checkpoint)
-            return True
+        while not self._checking.acquire(timeout=_LOOK_UP_S):
+            wanted()
+        try:
+            return self._checked(now=now)
+        finally:
+            self._checking.release()
+
+    def _checked(self, *, now: bool) -> bool:
+        try:
+            checkpoint = read_serving(self._serving)
+        except XttsError as error:
+            self._store.report(error)
+            raise
+        if self._store.checkpoint == checkpoint:
+            self._store.settle()
+            return False
+        if checkpoint == self._refused and not now and monotonic() < self._retry_at:
+            return False
+        self._install(checkpoint)
+        return True
 
     def _install(self, checkpoint: Checkpoint) -> None:
         try:
@@ -420,16 +469,21 @@ class ReleaseFollower:
         except XttsError:
             self._refusals = self._refusals + 1 if checkpoint == self._refused else 1
             self._refused = checkpoint
-            self._retry_at = monotonic() + min(self._poll_s * 2**self._refusals, _MAX_RETRY_S)
+            wait_s = min(self._poll_s * 2**self._refusals, _MAX_RETRY_S)
+            # What is whole and does not load all the same would only interrupt the service again.
+            self._retry_at = math.inf if self._store.interrupted else monotonic() + wait_s
             raise
         self._refused = None
 
     def _poll(self) -> None:
         while True:
-            # The store has kept and logged the reason for whoever asks.
-            with contextlib.suppress(XttsError):
-                self.check()
-            self._store.give_back_memory()
+            try:
+                # The store has kept and logged the reason for whoever asks.
+                with contextlib.suppress(XttsError):
+                    self.check()
+                self._store.give_back_memory()
+            except Exception as error:
+                self._store.report(_unexpected(self._serving, error))
             if self._stopped.wait(self._poll_s):
                 return
 
@@ -444,20 +498,20 @@ def read_serving(path: Path) -> Checkpoint:
         pointer = read_json(path)
         release, relative = int(pointer["release"]), str(pointer["path"])
         manifest_sha256 = str(pointer["manifest_sha256"])
+        root = path.parent.resolve()
+        directory = (root / relative).resolve()
     except FileNotFoundError:
         raise ReleaseError(
             "There is no release",
             where=str(path),
             remedy="Train a checkpoint and publish it (xtts train)",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise ReleaseError(
             f"The file does not name a release ({error!r})",
             where=str(path),
             remedy="Publish a release again",
         ) from error
-    root = path.parent.resolve()
-    directory = (root / relative).resolve()
     if not directory.is_relative_to(root) or directory == root:
         raise ReleaseError(
             f"The release {relative!r} lies outside {root}",
@@ -510,7 +564,21 @@ def _give_way() -> None:
     `tiny` left behind fell from 7 % to 2 % (benchmarks/service/reload.py).
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICENESS)
+        niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + _LOAD_NICENESS)
+        # Where the system does not allow it, a load is worth more than its place in the order.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+
+
+def _unexpected(serving: Path, error: Exception) -> ReleaseError:
+    """Whatever a file of strangers brings about, the next one is looked at."""
+    wrapped = ReleaseError(
+        f"Looking for a release failed: {error!r}",
+        where=str(serving),
+        remedy="The service goes on looking; its log says where it failed",
+    )
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _room_tone() -> np.ndarray[tuple[int], np.dtype[np.float32]]:

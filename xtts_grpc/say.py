@@ -11,6 +11,7 @@ import typer
 from xtts_core.errors import RequestError, XttsError
 from xtts_core.settings import Environment
 from xtts_grpc.client import ClientTls, StreamEnd, StreamStart, SynthesisClient
+from xtts_grpc.messages import MAX_RATE_HZ, MIN_RATE_HZ, OPUS_RATES_HZ
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,7 +40,9 @@ def say(
     language: Annotated[str, typer.Option(help="A language tag, such as pt-BR.")] = "pt-BR",
     speed: Annotated[float, typer.Option(help="A factor on the speaking rate, 0.5 to 2.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Repeats a take.")] = None,
-    sample_rate: Annotated[int, typer.Option(help="Hertz, 8000 to 48000.")] = 24_000,
+    sample_rate: Annotated[
+        int, typer.Option(min=MIN_RATE_HZ, max=MAX_RATE_HZ, help="Hertz.")
+    ] = 24_000,
     address: Annotated[
         str | None, typer.Option(help="host:port of the service. Default: XTTS_GRPC_ADDRESS.")
     ] = None,
@@ -63,6 +66,12 @@ def say(
                 f"The file type {out.suffix!r} is not known",
                 where=str(out),
                 remedy=f"Name a file that ends in {', '.join(_FORMATS)}",
+            )
+        if _FORMATS[out.suffix.lower()][1] == "OPUS" and sample_rate not in OPUS_RATES_HZ:
+            raise RequestError(
+                f"Opus cannot carry {sample_rate} Hz",
+                where="--sample-rate",
+                remedy=f"Take one of {', '.join(map(str, OPUS_RATES_HZ))}, or another file type",
             )
         if (voice is None) == (not reference):
             raise RequestError(
@@ -149,6 +158,12 @@ def _say(
         f"{out}: {end.duration_s:.2f} s, model {start.model_version}, seed {start.seed}, "
         f"{end.real_time_factor:.2f} s of work for each second"
     )
+    if end.cut_sentences:
+        print(
+            f"xtts-say: {end.cut_sentences} of its sentences ran away and end where they did; "
+            "another seed may do better",
+            file=sys.stderr,
+        )
 
 
 def _progress() -> Progress:

@@ -170,7 +170,15 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
 def _read_tokens(path: Path) -> dict[bytes, Role]:
     """The role of each token, by the token's SHA-256."""
     roles: dict[bytes, Role] = {}
-    for number, line in enumerate(_read(path, "XTTS_TOKEN_FILE").decode().splitlines(), 1):
+    try:
+        lines = _read(path, "XTTS_TOKEN_FILE").decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"The file is no UTF-8 ({error.reason} at byte {error.start})",
+            where=str(path),
+            remedy="Save it as UTF-8",
+        ) from error
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import threading
@@ -22,6 +23,7 @@ from xtts_core.errors import (
     ReleaseError,
     RequestError,
     VoiceNotFoundError,
+    VoicesFullError,
     XttsError,
 )
 from xtts_core.model.engine import Chunks, Delivery
@@ -54,6 +56,7 @@ STATUS_CODES: dict[str, grpc.StatusCode] = {
     NotReadyError.reason: grpc.StatusCode.FAILED_PRECONDITION,
     ReleaseError.reason: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError.reason: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    VoicesFullError.reason: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ModelError.reason: grpc.StatusCode.INTERNAL,
 }
 
@@ -98,7 +101,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         with _answering(context), self._places.one(context), self._store.lease() as model:
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             task = self._check(request.utterance, model)
-            latents = model.latents(request.voice_id)
+            latents = model.latents(request.voice_id, _waited_for(context))
             tell(voice_id=request.voice_id)
             speech = self._speech(model, task, latents, form, context)
             return pb.SynthesizeResponse(speech=speech)
@@ -120,7 +123,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             voice = self._voices.add(
                 request.references, label=request.label, consent=request.consent
             )
-            latents = model.latents(voice.voice_id)
+            latents = model.latents(voice.voice_id, _waited_for(context))
             tell(voice_id=voice.voice_id, reference_s=round(voice.reference_s, 3))
             return pb.CloneVoiceResponse(
                 voice_id=voice.voice_id,
@@ -189,7 +192,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                     where="XTTS_CUSTOM_CHECKPOINT",
                     remedy="Unset it and start the service again to follow releases",
                 )
-            changed = self._follower.check(now=True)
+            changed = self._follower.check(now=True, wanted=_waited_for(context))
             with self._store.lease() as model:
                 return pb.ReloadModelResponse(
                     model_version=model.version, release=model.checkpoint.release, changed=changed
@@ -198,10 +201,11 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
     def _stream(
         self, request: pb.SynthesizeStreamRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.SynthesizeStreamResponse]:
+        begun: float | None = monotonic()
         with _answering(context), self._places.one(context), self._store.lease() as model:
             form = resolve_format(request.format, model.engine.sample_rate_hz)
             task = self._check(request.utterance, model)
-            latents = model.latents(request.voice_id)
+            latents = model.latents(request.voice_id, _waited_for(context))
             tell(voice_id=request.voice_id)
             yield pb.SynthesizeStreamResponse(
                 start=pb.StreamStart(format=form, model_version=model.version, seed=task.seed)
@@ -209,7 +213,6 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             encoder = StreamEncoder(model.engine.sample_rate_hz, form)
             work = _Stopwatch()
             delivery = Delivery()
-            begun: float | None = monotonic()
             spoken = model.engine.stream(
                 task.text,
                 task.language,
@@ -257,7 +260,9 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
             delivery=delivery,
         )
         seconds = monotonic() - started
-        audio, duration_s = encode(spoken, model.engine.sample_rate_hz, form)
+        audio, duration_s = encode(
+            spoken, model.engine.sample_rate_hz, form, check=_waited_for(context)
+        )
         speech = pb.Speech(
             audio=audio,
             format=form,
@@ -341,9 +346,11 @@ def _while_read(
         log.warning("a stream is ended whose caller has read nothing for %g s", most_s)
         context.cancel()
 
+    # What is logged knows the call by it.
+    within = contextvars.copy_context()
     for part in parts:
         # gRPC keeps the next part waiting, and with it the call's place, until this one is sent.
-        unread = threading.Timer(most_s, end)
+        unread = threading.Timer(most_s, within.run, (end,))
         unread.daemon = True
         unread.start()
         try:

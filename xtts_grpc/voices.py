@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import soundfile
 
-from xtts_core.errors import OverloadedError, RequestError, VoiceNotFoundError
+from xtts_core.errors import RequestError, VoiceNotFoundError, VoicesFullError
 from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
 from xtts_core.store import atomic_dir, read_json, write_json
 from xtts_grpc.latents import LatentsFolder
@@ -78,7 +78,7 @@ class VoiceStore:
         Raises:
             RequestError: too many files, or too little or too much audio, or a long label.
             DecodeError: a file that is no sound.
-            OverloadedError: the store is full.
+            VoicesFullError: the store is full.
         """
         _check_text(label, "label", MAX_LABEL_CHARACTERS)
         _check_text(consent, "consent", MAX_CONSENT_CHARACTERS)
@@ -164,7 +164,7 @@ class VoiceStore:
 
     def _require_room(self) -> None:
         if len(self.ids()) >= self._max_voices:
-            raise OverloadedError(
+            raise VoicesFullError(
                 f"The service keeps {self._max_voices} voices already",
                 where="references",
                 remedy="Remove voices that nobody uses, or raise limits.max_voices",

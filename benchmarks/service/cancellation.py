@@ -10,9 +10,12 @@ it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter, sleep
 
@@ -60,6 +63,30 @@ def given_up(engine: Engine, voice: Latents, after_s: float) -> float | None:
     return perf_counter() - started
 
 
+@contextlib.contextmanager
+def among_others(engine: Engine, voice: Latents) -> Iterator[None]:
+    """Seven longer texts are spoken meanwhile."""
+    over = threading.Event()
+
+    def check() -> None:
+        if over.is_set():
+            raise GoneError
+
+    def speak(seed: int) -> None:
+        with contextlib.suppress(GoneError):
+            engine.synthesize(
+                TEXT, "pt", voice, Sampling(seed=seed, max_audio_tokens=300), check=check
+            )
+
+    with ThreadPoolExecutor(7) as pool:
+        for seed in range(7):
+            pool.submit(speak, seed)
+        try:
+            yield
+        finally:
+            over.set()
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--base", type=Path, help="a folder to keep the model in")
@@ -72,17 +99,8 @@ def main() -> int:
         voice = Latents(torch.randn(1, 32, 1_024), torch.randn(1, 512, 1))
         engine.synthesize(TEXT, "pt", voice, Sampling(max_audio_tokens=3))
         slowest = max(print_delays("alone", engine, voice))
-        crowd = [
-            threading.Thread(
-                target=engine.synthesize,
-                args=(TEXT, "pt", voice, Sampling(seed=seed, max_audio_tokens=300)),
-                daemon=True,
-            )
-            for seed in range(7)
-        ]
-        for thread in crowd:
-            thread.start()
-        slowest = max(slowest, *print_delays("among eight", engine, voice))
+        with among_others(engine, voice):
+            slowest = max(slowest, *print_delays("among eight", engine, voice))
     print(f"slowest {1e3 * slowest:.0f} ms, limit {1e3 * LIMIT_S:.0f} ms")
     return 0 if slowest <= LIMIT_S else 1
 

@@ -63,7 +63,7 @@ class ReadyEngine:
     def voices(self) -> dict[str, list[Path]]:
         return {"noise": self._clips}
 
-    def latents(self, references: object) -> Latents:
+    def latents(self, references: object, **how: Any) -> Latents:
         return Latents(torch.zeros(1, 32, 8), torch.zeros(1, 512, 1))
 
     def sentences(self, text: str, language: str) -> list[str]:

@@ -148,6 +148,7 @@ def test_the_page_shows_every_clip_and_plays_the_sentence(
     assert problems == []
 
 
+@pytest.mark.long
 def test_a_killed_demo_ends_in_the_same_result(
     finished_demo: tuple[Path, Any], killed_and_resumed: tuple[Path, Any]
 ) -> None:

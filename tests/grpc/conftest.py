@@ -82,7 +82,9 @@ class SineEngine:
     def voices(self) -> dict[str, list[Path]]:
         return self._voices
 
-    def latents(self, references: list[np.ndarray]) -> Latents:
+    def latents(
+        self, references: list[np.ndarray], *, check: Callable[[], None] = lambda: None
+    ) -> Latents:
         assert not self.closed
         self._gate.heard.append(len(references))
         loudness = float(np.sqrt(np.mean(np.square(np.concatenate(references)))))
@@ -343,6 +345,7 @@ def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]
             tls: Tls | None = None,
             token_file: Path | None = None,
             metrics_address: str | None = None,
+            load_engine: Any = None,
             **sections: dict[str, Any],
         ) -> Running:
             gate = Gate()
@@ -354,7 +357,7 @@ def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]
                 tls=tls,
                 token_file=token_file,
                 metrics_address=metrics_address,
-                load_engine=gate.load,  # type: ignore[arg-type]
+                load_engine=load_engine or gate.load,
             )
             service.start()
             running = Running(service, releases, gate)

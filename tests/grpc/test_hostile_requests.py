@@ -459,6 +459,44 @@ def test_of_a_long_recording_of_a_browser_only_the_first_seconds_are_read(demo, 
     assert 5 * 48_000 < sum(taken) < 5.1 * 48_000
 
 
+def stating(data: bytes, box: bytes, *fields: int) -> bytes:
+    """An M4A whose box of this name begins with these numbers, without the bytes for them."""
+    at = data.index(box) + len(box)
+    said = struct.pack(f">{len(fields)}I", *fields)
+    return data[:at] + said + data[at + len(said) :]
+
+
+@pytest.mark.parametrize("fields", [(0, 1, 10_000_000), (0, 1, 2**32 - 1), (0, 0, 10_000_000)])
+def test_an_m4a_that_states_millions_of_samples_gets_no_room_for_them(recording, fields):
+    data = contained(recording[:84_000:2], "ipod", "aac")
+    assert len(decode_references([data], 30.0)[0]) > 70_000
+    with pytest.raises(BadAudioError, match="more than it can hold"):
+        decode_references([stating(data, b"stsz", *fields)], 30.0)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        struct.pack(">I4s4s", 12, b"cmov", b"zlib"),
+        struct.pack(">I4sI4sII", 24, b"free", 16, b"trun", 0, 10_000_000),
+        struct.pack(">I4sI4sII", 3, b"????", 16, b"trun", 0, 10_000_000),
+    ],
+    ids=["packed", "in a free box", "after what is no box"],
+)
+def test_boxes_that_unpack_are_found_wherever_they_lie(recording, box):
+    data = contained(recording[:84_000:2], "ipod", "aac")
+    with pytest.raises(BadAudioError, match="more than it can hold"):
+        decode_references([data + box], 30.0)
+
+
+def test_what_only_sounds_like_a_box_is_media(recording):
+    data = contained(recording[:84_000:2], "ipod", "aac")
+    media = b"trun" + b"\xff" * 12
+    more = struct.pack(">I4s", 8 + len(media), b"mdat") + media
+    wide = struct.pack(">I4sQ", 1, b"mdat", 16 + len(media)) + media
+    assert len(decode_references([data + more + wide], 30.0)[0]) > 70_000
+
+
 @pytest.mark.parametrize(
     ("container", "codec", "reason"),
     [("mov", "pcm_s16le", "codec pcm_s16le is not taken"), ("mp4", "mpeg4", "no audio track")],

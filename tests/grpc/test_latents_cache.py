@@ -16,6 +16,7 @@ from xtts_core.model.engine import Engine, Latents, read_reference
 from xtts_core.settings import EngineSettings
 from xtts_grpc.client import Encoding, ServiceError
 from xtts_grpc.latents import LatentsFolder
+from xtts_grpc.places import CallEndedError
 
 TEXT = "Bom dia, tudo bem?"
 MANIFEST = "a" * 64
@@ -164,10 +165,10 @@ def test_a_voice_that_is_deleted_while_it_is_heard_leaves_nothing(
     heard, deleted = threading.Event(), threading.Event()
     listen = engine.latents
 
-    def slowly(references):
+    def slowly(references, **how):
         heard.set()
         assert deleted.wait(30)
-        return listen(references)
+        return listen(references, **how)
 
     before = files(tmp_path)
     voice = running.service._store.serving._voices.add([audio_file()])
@@ -191,10 +192,10 @@ def test_a_new_voice_that_many_ask_for_is_computed_once(running, audio_file, mon
     [engine] = running.gate.engines
     listen = engine.latents
 
-    def slowly(references):
+    def slowly(references, **how):
         started.set()
         assert go_on.wait(30)
-        return listen(references)
+        return listen(references, **how)
 
     def ask() -> Latents:
         everybody.wait(30)
@@ -211,6 +212,63 @@ def test_a_new_voice_that_many_ask_for_is_computed_once(running, audio_file, mon
     assert len(running.gate.heard) == before + 1
 
 
+def test_a_call_that_is_given_up_while_it_listens_leaves_the_work_to_the_next(
+    running, audio_file, monkeypatch
+):
+    model = running.service._store.serving
+    voice_id = model._voices.add([audio_file()]).voice_id
+    [engine] = running.gate.engines
+    listen = engine.latents
+    started, gone = threading.Event(), threading.Event()
+
+    def until_gone() -> None:
+        if gone.is_set():
+            raise CallEndedError
+
+    def patiently(references, *, check):
+        started.set()
+        while check is until_gone:
+            check()
+        return listen(references, check=check)
+
+    monkeypatch.setattr(engine, "latents", patiently)
+    looks = threading.Semaphore(0)
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(model.latents, voice_id, until_gone)
+        assert started.wait(30)
+        second = callers.submit(model.latents, voice_id, looks.release)
+        assert looks.acquire(timeout=30)
+        gone.set()
+        with pytest.raises(CallEndedError):
+            first.result()
+        assert second.result() is model.latents(voice_id)
+
+
+def test_a_call_need_not_wait_for_the_end_of_anothers_work(running, audio_file, monkeypatch):
+    model = running.service._store.serving
+    voice_id = model._voices.add([audio_file()]).voice_id
+    [engine] = running.gate.engines
+    listen = engine.latents
+    started, go_on = threading.Event(), threading.Event()
+
+    def slowly(references, **how):
+        started.set()
+        assert go_on.wait(30)
+        return listen(references, **how)
+
+    def gone() -> None:
+        raise CallEndedError
+
+    monkeypatch.setattr(engine, "latents", slowly)
+    with ThreadPoolExecutor(1) as caller:
+        first = caller.submit(model.latents, voice_id)
+        assert started.wait(30)
+        with pytest.raises(CallEndedError):
+            model.latents(voice_id, gone)
+        go_on.set()
+        assert first.result() is model.latents(voice_id)
+
+
 def test_what_could_not_be_computed_is_tried_again(running, audio_file, monkeypatch):
     voice_id = running.client.clone_voice([audio_file()]).voice_id
     model = running.service._store.serving
@@ -218,7 +276,7 @@ def test_what_could_not_be_computed_is_tried_again(running, audio_file, monkeypa
     model._voices.latents.delete(voice_id)
     [engine] = running.gate.engines
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "latents", lambda references: 1 / 0)
+        patch.setattr(engine, "latents", lambda references, **how: 1 / 0)
         with pytest.raises(ServiceError):
             say(running, voice_id)
     assert say(running, voice_id).audio

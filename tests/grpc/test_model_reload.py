@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -17,7 +20,8 @@ from safetensors.torch import save_file
 
 from xtts_core.errors import ReleaseError
 from xtts_core.model.checkpoint import describe_files, read_manifest, write_manifest
-from xtts_core.settings import Environment
+from xtts_core.model.engine import Engine
+from xtts_core.settings import EngineSettings, Environment
 from xtts_core.store import read_json, write_json
 from xtts_grpc.client import Encoding, ServiceError, SynthesisClient
 from xtts_grpc.reload import Checkpoint, read_serving
@@ -210,6 +214,8 @@ def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audi
         (lambda r: r.point(2, "0" * 64, "/etc"), "lies outside"),
         (lambda r: r.serving.write_text("{"), "does not name a release"),
         (lambda r: r.serving.write_text("[]"), "does not name a release"),
+        (lambda r: r.point(2, "0" * 64, "releases/\0"), "does not name a release"),
+        (lambda r: r.serving.write_text("[" * 100_000), "does not name a release"),
     ],
     ids=[
         "damaged",
@@ -221,6 +227,8 @@ def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audi
         "absolute",
         "no JSON",
         "no object",
+        "no path",
+        "no end of it",
     ],
 )
 @pytest.mark.parametrize("policy", ["keep-serving", "free-first"])
@@ -276,6 +284,56 @@ def test_free_first_waits_for_calls_in_flight_before_it_loads(start, releases):
     assert pitch_hz(audio) == pytest.approx(releases.hz(1), abs=2)
     assert say(service).model_version == new
     assert service.gate.engines[0].closed
+
+
+def test_free_first_leaves_nothing_of_the_old_model_in_memory(start, releases, tiny_corpus):
+    """With the real engine: the sine engines are kept by the test that looks at them."""
+    left: list[list[weakref.ref]] = []
+    loaded: list[weakref.ref] = []
+
+    def load(directory: Path, settings: EngineSettings) -> Engine:
+        left.append([engine for engine in loaded if engine() is not None])
+        engine = Engine.load(tiny_corpus.base_model("tiny"), settings)
+        loaded.append(weakref.ref(engine._decoder))
+        return engine
+
+    releases.publish(1)
+    service = start(load_engine=load, reload={"policy": "free-first"})
+    service.health.wait_for("SERVING")
+    releases.publish(2)
+    assert service.client.reload_model().release == 2
+    assert left == [[], []]
+
+
+@pytest.mark.parametrize("niceness", [0, 12])
+def test_a_release_comes_up_where_its_thread_cannot_give_way(
+    start, releases, monkeypatch, niceness
+):
+    asked = []
+
+    def refuse(which: int, who: int, value: int) -> None:
+        asked.append(value)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "getpriority", lambda *_: niceness)
+    monkeypatch.setattr(os, "setpriority", refuse)
+    releases.publish(1)
+    start().health.wait_for("SERVING")
+    assert asked == [niceness + 5]
+
+
+def test_whatever_happens_the_next_release_is_looked_for(start, releases, monkeypatch):
+    failures = iter([MemoryError("no room")])
+
+    def fail(path: Path) -> Checkpoint:
+        for failure in failures:
+            raise failure
+        return read_serving(path)
+
+    monkeypatch.setattr("xtts_grpc.reload.read_serving", fail)
+    releases.publish(1)
+    start().health.wait_for("SERVING")
+    assert next(failures, None) is None
 
 
 def test_reloading_what_serves_already_changes_nothing(running):
@@ -391,6 +449,7 @@ def test_a_full_voice_store_takes_known_voices_and_no_new_one(start, releases, a
     with pytest.raises(ServiceError) as caught:
         service.client.clone_voice([audio_file(5.0)])
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (caught.value.service_reason, caught.value.retryable) == ("voices_full", False)
     assert service.client.clone_voice([audio_file(4.0)]) == first
 
 

@@ -135,6 +135,8 @@ def test_tokens_change_with_their_file_and_a_broken_one_changes_nothing(
     assert (code(SPEAK), code(new)) == (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.OK)
     token_file.write_text("speak\n")
     assert code(new) is grpc.StatusCode.OK
+    token_file.write_text(f"# João\nspeak {SPEAK}\n", encoding="latin-1")
+    assert code(new) is grpc.StatusCode.OK
     token_file.unlink()
     assert code(new) is grpc.StatusCode.OK
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-PIPELINE_ONLY = {"dagster", "pandas", "av", "faster_whisper", "whisper", "peft", "yt_dlp"}
+PIPELINE_ONLY = {"dagster", "pandas", "faster_whisper", "whisper", "peft", "yt_dlp"}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -27,4 +27,5 @@ def test_the_service_needs_nothing_of_the_pipeline(module):
 @pytest.mark.parametrize("module", ["client", "say"])
 def test_the_client_does_not_load_a_model_library(module):
     loaded = modules_after(f"import xtts_grpc.{module}")
-    assert not loaded & (PIPELINE_ONLY | {"torch", "TTS", "transformers", "soundfile", "numpy"})
+    heavy = {"TTS", "av", "numpy", "soundfile", "torch", "transformers"}
+    assert not loaded & (PIPELINE_ONLY | heavy)

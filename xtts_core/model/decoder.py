@@ -139,13 +139,12 @@ class Decoder:
             row.left = True
 
     def _row(self, request: Request) -> _Row:
-        device = self._transformer.device
         start = self._gpt.start_audio_token
         prefix = [_STAND_IN, start] if request.penalise_prefix else []
         return _Row(
             request,
-            spoken=torch.tensor([prefix], dtype=torch.long, device=device),
-            code=torch.tensor([[start]], device=device),
+            spoken=torch.tensor([prefix], dtype=torch.long),
+            code=torch.tensor([[start]]),
         )
 
     def _advance(self, row: _Row) -> None:
@@ -195,7 +194,9 @@ class Decoder:
 
     def _draw(self, rows: Sequence[_Row], latents: Tensor) -> None:
         stop = self._gpt.stop_audio_token
-        logits = self._gpt.mel_head(latents)
+        # Row by row, for a product of several rounds otherwise. Codes are drawn on the CPU: one
+        # copy is faster than many small kernels, and a draw that fails on CUDA ends the process.
+        logits = torch.cat([self._gpt.mel_head(row[None]) for row in latents]).cpu()
         for place, row in enumerate(rows):
             request = row.request
             if row.left:

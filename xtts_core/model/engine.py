@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xtts_core.errors import DecodeError, NotReadyError, RequestError
+from xtts_core.errors import DecodeError, ModelError, NotReadyError, RequestError
 from xtts_core.model.checkpoint import verify, version_of
 from xtts_core.model.decoder import Decoder, Request
 from xtts_core.model.loading import load_model, resolve_device
-from xtts_core.model.projections import Precision, packs
+from xtts_core.model.projections import Precision, cpu_precision
 from xtts_core.model.runaway import Guard, fewest_codes, most_codes
 from xtts_core.model.sampling import Sampling, drawing
 from xtts_core.model.tokenizer import Tokenizer, language_code
@@ -49,6 +49,7 @@ EDGE_S = 0.005
 """A sentence rises from silence and falls back into it in this time, wherever it was cut: a step
 at the seam would be heard as a click."""
 
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SEEDS = 2**32
 _DEFAULT_CHARACTER_LIMIT = 250
 _WHOLE_CHUNK_CODES = 64
@@ -152,9 +153,11 @@ class Engine:
                 manifest.normaliser_version,
                 NORMALISER_VERSION,
             )
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads or _threads_of_machine())
         device = resolve_device(settings.device)
+        if device != "cpu":
+            # With the products of TF32 a chunk would differ from the same part of the whole.
+            torch.backends.cudnn.allow_tf32 = False
         model = load_model(directory, device)
         voices = {
             speaker: [directory / name for name in names]
@@ -178,11 +181,16 @@ class Engine:
         self._loaded = None
 
     @torch.inference_mode()
-    def latents(self, references: Sequence[FloatArray]) -> Latents:
+    def latents(
+        self, references: Sequence[FloatArray], *, check: Callable[[], None] = nobody_left
+    ) -> Latents:
         """The voice of reference clips: mono, 22 050 Hz, at least 0.33 s each.
 
         The speaker embeddings are averaged and the clips joined for the GPT, of each the first
         `max_ref_len` seconds of the model's config (coqui-tts, `get_conditioning_latents`).
+
+        Args:
+            check: called between the parts of the work; what it raises ends it.
 
         Raises:
             RequestError: a clip is too short, or is no audio.
@@ -194,14 +202,23 @@ class Engine:
             _checked(clip, number)[:, : model.config.max_ref_len * SAMPLE_RATE_HZ].to(model.device)
             for number, clip in enumerate(references, 1)
         ]
-        speakers = [model.get_speaker_embedding(clip, SAMPLE_RATE_HZ) for clip in clips]
-        gpt_cond = model.get_gpt_cond_latents(
-            torch.cat(clips, dim=-1),
-            SAMPLE_RATE_HZ,
-            length=model.config.gpt_cond_len,
-            chunk_length=model.config.gpt_cond_chunk_len,
+        speakers, heard = [], []
+        for clip in clips:
+            with self._decoder.turns.take(check):
+                speakers.append(model.get_speaker_embedding(clip, SAMPLE_RATE_HZ))
+        for part in _heard_parts(torch.cat(clips, dim=-1), model):
+            with self._decoder.turns.take(check):
+                heard.append(
+                    model.get_gpt_cond_latents(
+                        part,
+                        SAMPLE_RATE_HZ,
+                        length=-1,
+                        chunk_length=model.config.gpt_cond_chunk_len,
+                    )
+                )
+        return Latents(
+            gpt_cond=torch.stack(heard).mean(dim=0), speaker=torch.stack(speakers).mean(dim=0)
         )
-        return Latents(gpt_cond=gpt_cond, speaker=torch.stack(speakers).mean(dim=0))
 
     def sentences(self, text: str, language: str) -> list[str]:
         """What is spoken of `text`: its words written out, cut at sentences within the language's
@@ -239,10 +256,14 @@ class Engine:
         Raises:
             RequestError: the text is empty, or the model does not speak the language.
             NotReadyError: the engine was closed.
+            ModelError: no audio came.
         """
-        return np.concatenate(
-            list(self._speak(text, language, latents, sampling, None, check, delivery))
-        )
+        pieces = list(self._speak(text, language, latents, sampling, None, check, delivery))
+        if not pieces:
+            raise ModelError(
+                "The model said nothing", where=self.version, remedy="Try another seed"
+            )
+        return np.concatenate(pieces)
 
     def stream(
         self,
@@ -401,6 +422,30 @@ def read_reference(path: Path) -> FloatArray:
     return mono
 
 
+def _heard_parts(audio: Tensor, model: Xtts) -> list[Tensor]:
+    """What the GPT hears of a reference [1, samples], in the parts that coqui-tts takes the mean
+    of: `gpt_cond_chunk_len` seconds each where the model has a perceiver, none under 0.33 s."""
+    config = model.config
+    if config.gpt_cond_len > 0:
+        audio = audio[:, : config.gpt_cond_len * SAMPLE_RATE_HZ]
+    if not model.args.gpt_use_perceiver_resampler:
+        return [audio]
+    step = config.gpt_cond_chunk_len * SAMPLE_RATE_HZ
+    parts = [audio[:, start : start + step] for start in range(0, audio.shape[-1], step)]
+    return [part for part in parts if part.shape[-1] >= MIN_REFERENCE_S * SAMPLE_RATE_HZ]
+
+
+def _threads_of_machine() -> int:
+    """As many as torch would take, but no more than the container may use: a quota of cgroups
+    (`docker run --cpus`) hides no core."""
+    threads: int = torch.get_num_threads()
+    try:
+        quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return threads
+    return threads if quota == "max" else max(1, min(threads, int(quota) // int(period)))
+
+
 def _checked(clip: FloatArray, number: int) -> Tensor:
     """A reference clip as a tensor [1, samples] of its own."""
     where = f"references[{number}]"
@@ -431,7 +476,7 @@ class _Sentence:
         Others may have had codes drawn for an attempt that nobody takes any more, so nothing may
         follow from how far it got. The first sentence has the seed that was asked for.
         """
-        generator = torch.Generator(self.voice.gpt_cond.device)
+        generator = torch.Generator()
         if self.number == self.attempt == 0:
             return generator.manual_seed(self.seed)
         name = f"{self.seed}/{self.number}/{self.attempt}".encode()
@@ -450,4 +495,4 @@ class _Sentence:
 def _precision(settings: EngineSettings, device: str) -> Precision:
     if settings.weights != "auto":
         return settings.weights
-    return "float16" if device != "cpu" or packs() else "float32"
+    return cpu_precision() if device == "cpu" else "float16"

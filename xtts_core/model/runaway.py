@@ -35,8 +35,9 @@ _CODE_SAMPLES = 1_024 * NATIVE_RATE_HZ / SAMPLE_RATE_HZ
 
 
 def fewest_codes(sentence: str) -> int:
-    """How many codes a sentence takes at the least."""
-    return math.floor(len(sentence) / FASTEST_CHARACTERS_PER_S * CODES_PER_S)
+    """How many codes a sentence takes at the least; with one before the stop even the fastest
+    speech has a frame of audio."""
+    return max(1, math.floor(len(sentence) / FASTEST_CHARACTERS_PER_S * CODES_PER_S))
 
 
 def most_codes(sentence: str) -> int:

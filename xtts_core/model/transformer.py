@@ -5,6 +5,7 @@ requests at once, each in a place of its own.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from xtts_core.model.projections import Precision, Projection, project
+
+logger = logging.getLogger(__name__)
 
 _CONDITIONING_LATENTS = 32
 _VOICES = 16
@@ -90,8 +93,8 @@ class Transformer:
         channels = gpt.final_norm.normalized_shape[0]
         longest = _CONDITIONING_LATENTS + gpt.max_text_tokens + gpt.max_gen_mel_tokens + 1
         halved = weight.is_cuda and precision in ("float16", "bfloat16")
-        # Of what is never filled, what is not used costs no memory; but where all places are
-        # computed, what is masked has to be a number.
+        # Of what is never filled, what is not used costs no memory on a CPU; but where all places
+        # are computed, what is masked has to be a number.
         self._cache = (torch.zeros if repeat else torch.empty)(
             (len(self._layers), 2, slots, self._heads, longest, channels // self._heads),
             device=weight.device,
@@ -129,6 +132,9 @@ class Transformer:
             dim=1,
         )[0]
         mine = self._cache[:, :, slot]
+        if self._whole is not None:
+            # What is masked is multiplied by nought, and an earlier request's NaN would stay one.
+            mine[:, :, :, len(prompt) :] = 0
         voice = gpt_cond.shape[1]
         known = self._voices.recall(gpt_cond)
         begun = 0
@@ -176,7 +182,7 @@ class Transformer:
             )
 
         drawn = torch.tensor(step.drawn, device=self.device)
-        return self._advanced(slots, step.codes, drawn, lengths, attend)
+        return self._advanced(slots, step.codes.to(self.device), drawn, lengths, attend)
 
     def _advanced(
         self,
@@ -242,7 +248,7 @@ class _WholeStep:
     def __call__(self, step: Step) -> Tensor:
         device = self._codes.device
         slots = torch.tensor(step.slots, device=device)
-        self._codes[slots] = step.codes
+        self._codes[slots] = step.codes.to(device)
         self._drawn[slots] = torch.tensor(step.drawn, device=device)
         self._lengths[slots] = torch.tensor(step.lengths, device=device)
         if self._repeated is None:
@@ -252,17 +258,26 @@ class _WholeStep:
 
 def as_cuda_graph(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Record a computation on CUDA once and play it: its thousand kernels cost one launch
-    (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)."""
+    (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). What cannot be recorded is
+    computed as it is, with a warning in the log."""
+    before = torch.cuda.current_stream()
+    # One stream of its own for each: cuBLAS keeps its workspace by stream, and freeing one graph
+    # would free that of another (pytorch/pytorch#193402).
     aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
+    aside.wait_stream(before)
     with torch.cuda.stream(aside):
         for _ in range(_WARM_UPS):
             compute()
-    torch.cuda.current_stream().wait_stream(aside)
+    before.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    # While a release comes up, the model that serves goes on computing in other threads.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = compute()
+    try:
+        # While a release comes up, the model that serves goes on computing in other threads.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            result = compute()
+    except RuntimeError as error:
+        torch.cuda.set_stream(before)
+        logger.warning("steps are computed without a CUDA graph, more slowly: %s", error)
+        return compute
 
     def play() -> Tensor:
         graph.replay()

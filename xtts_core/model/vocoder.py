@@ -542,6 +542,9 @@ def frames_between(
     """The frames `start` to `stop` of `functional.interpolate(…, scale_factor=…, mode="linear")`
     by each of `scales` in turn, from only the latents that they are made of.
 
+    torch copies where a resampling keeps the number of values, as a speed just below 1 does with
+    few latents. The first one is computed all the same: a stream cannot know how many will come.
+
     Args:
         window: shape [1, channels, any]; its first latent is number `first` of `n`.
 

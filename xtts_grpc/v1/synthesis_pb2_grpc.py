@@ -86,7 +86,8 @@ class SynthesisServiceServicer:
 
         INVALID_ARGUMENT: a field that cannot be used, named in the message.
         NOT_FOUND: no such voice. FAILED_PRECONDITION: no model is loaded yet.
-        RESOURCE_EXHAUSTED: as many calls wait already as may, or the message is too large.
+        RESOURCE_EXHAUSTED: as many calls wait already as may, or the message is too large. gRPC's
+        clients take replies of 4 MB where they are not told otherwise, which is 87 s of 24 000 Hz WAV.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,7 +103,8 @@ class SynthesisServiceServicer:
 
     def CloneVoice(self, request, context):
         """Keeps reference audio as a voice that can be used again, under every later model.
-        The same audio gives the same voice. Fails as Synthesize does.
+        The same audio gives the same voice, as it was first described. Fails as Synthesize does, and
+        with RESOURCE_EXHAUSTED and the reason `voices_full` where no more voices are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

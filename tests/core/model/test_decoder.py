@@ -148,7 +148,9 @@ def test_a_request_gets_the_same_codes_alone_and_in_a_crowd_that_comes_and_goes(
     assert [codes(iter(row)) for row in together] == [codes(iter(row)) for row in alone]
     for ours, theirs in zip(together, alone, strict=True):
         for (_, latent), (_, other) in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(latent, other, atol=1e-5, rtol=0)
+            # MKL sums a single row of float32 in another order.
+            apart = 0 if precision in PACKED else 1e-5
+            torch.testing.assert_close(latent, other, atol=apart, rtol=0)
 
 
 def test_requests_of_one_batch_share_its_steps(gpt: Any, ask: Callable[..., Request]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from xtts_core.errors import DecodeError, NotReadyError, RequestError
+from xtts_core.errors import DecodeError, ModelError, NotReadyError, RequestError
 from xtts_core.model.engine import (
     EDGE_S,
     SENTENCE_PAUSE_S,
@@ -17,6 +18,7 @@ from xtts_core.model.engine import (
     Engine,
     FloatArray,
     Latents,
+    _threads_of_machine,
     read_reference,
     softened,
 )
@@ -113,7 +115,7 @@ def test_latents_are_those_of_coqui(
     torch.testing.assert_close(ours.speaker, speaker)
 
 
-@pytest.mark.parametrize("speed", [1.0, 0.5, 1.3, 2.0])
+@pytest.mark.parametrize("speed", [1.0, 0.5, 0.99, 1.3, 2.0])
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 20])
 def test_a_stream_joined_equals_the_whole(
     engine: Engine, voice: Latents, speed: float, chunk_tokens: int
@@ -356,6 +358,58 @@ def test_a_file_that_is_no_audio_is_named(tmp_path: Path) -> None:
     for name in ("notes.wav", "missing.wav"):
         with pytest.raises(DecodeError, match=name):
             read_reference(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"),
+    [
+        ("max 100000", 7),
+        ("150000 100000", 1),
+        ("300000 100000", 3),
+        ("900000 100000", 7),
+        (None, 7),
+    ],
+)
+def test_no_more_threads_are_taken_than_the_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str | None, threads: int
+) -> None:
+    monkeypatch.setattr("xtts_core.model.engine._CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert _threads_of_machine() == threads
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_listening_to_a_voice_ends_where_nobody_waits_for_it(
+    engine: Engine, recording: FloatArray, parts: int
+) -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == parts:
+            raise InterruptedError
+
+    with engine._decoder.turns.take(lambda: None), ThreadPoolExecutor(1) as listener:
+        listening = listener.submit(engine.latents, [recording], check=check)
+        with pytest.raises(InterruptedError):
+            listening.result()
+
+
+def test_one_letter_at_twice_the_speed_is_still_heard(engine: Engine, voice: Latents) -> None:
+    for seed in range(5):
+        assert len(engine.synthesize("a", "pt", voice, Sampling(seed=seed, speed=2.0))) > 0
+
+
+def test_a_model_that_says_nothing_is_told_as_such(tiny_dir: Path, voice: Latents) -> None:
+    engine = Engine.load(tiny_dir, EngineSettings(device="cpu"))
+    gpt = engine._model.gpt
+    with torch.no_grad():
+        gpt.mel_head.bias[gpt.stop_audio_token] = 1e4
+    with pytest.raises(ModelError, match="said nothing"):
+        engine.synthesize("a", "pt", voice, Sampling(seed=1, speed=2.0, min_audio_tokens=0))
 
 
 def test_threads_are_set_where_the_settings_say_so(tiny_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +40,7 @@ def requests(tiny_dir: Path, voice: Latents, device: str = "cpu") -> list[Reques
         Request(
             tokenizer.encode(text, "pt"),
             voice.gpt_cond.to(device),
-            drawing(Sampling(), torch.Generator(device).manual_seed(number)),
+            drawing(Sampling(), torch.Generator().manual_seed(number)),
             at_least=0,
             limit=LIMIT,
             penalise_prefix=True,
@@ -108,6 +109,34 @@ def test_a_step_of_all_places_is_prepared_once_and_keeps_its_tensors(
     for number, request in enumerate(requests(tiny_dir, voice)):
         assert_alike([list(decoder.decode(request))], [together[number]], 1e-5)
     assert len(results) == 1
+
+
+def test_what_is_no_number_in_a_place_does_not_reach_its_next_request(
+    tiny_dir: Path, voice: Latents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "xtts_core.model.decoder.Transformer", partial(Transformer, repeat=as_it_is)
+    )
+    decoder = Decoder(load_model(tiny_dir).gpt, slots=1, precision="float32")
+    expected = list(decoder.decode(requests(tiny_dir, voice)[1]))
+    damaged = requests(tiny_dir, voice)[0]
+    damaged.gpt_cond = torch.full_like(voice.gpt_cond, torch.nan)
+    with pytest.raises(RuntimeError):
+        list(decoder.decode(damaged))
+    assert_alike([list(decoder.decode(requests(tiny_dir, voice)[1]))], [expected], 1e-5)
+
+
+def test_models_that_come_and_go_on_cuda_do_not_disturb_each_other(
+    cuda: str, tiny_dir: Path, voice: Latents
+) -> None:
+    models = [
+        Decoder(load_model(tiny_dir, cuda).gpt, slots=3, precision="float16") for _ in range(2)
+    ]
+    expected, _ = (drawn_by_turns(model, requests(tiny_dir, voice, cuda)) for model in models)
+    del models[1]
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert_alike(drawn_by_turns(models[0], requests(tiny_dir, voice, cuda)), expected, 0)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
