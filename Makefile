@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT ?= demo-output
 PORT ?= 3000
-# Tests at one time, each with one thread for its arithmetic: threads of several would be in each
-# other's way. The end-to-end tests take memory of up to 4 GB each.
+# Tests at one time, each with one thread for its arithmetic: several threads of several tests would
+# be in each other's way.
 WORKERS ?= 2
 
 .PHONY: install demo test check test-long protos dev serve lock

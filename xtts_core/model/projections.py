@@ -1,9 +1,10 @@
 """The GPT's matrix products, which take nine tenths of a decoding step, in several precisions.
 
-Every form scales and rounds each row by itself, so what a request gets does not depend on who else
-is in the batch. Milliseconds for the 120 products of a step at the public size (30 layers, 1 024
-channels; 2 threads, AVX2) with 1 and 8 rows: float32 as torch's `linear` 100 and 430, float32 here
-100 and 173, float16 52 and 127, int8 24 and 88 (benchmarks/service/precision.py).
+Every form scales and rounds each row by itself: with float16 and int8 weights a request gets the
+same bits alone and in a crowd, with the others the same up to rounding. Milliseconds for the 120
+products of a step at the public size (30 layers, 1 024 channels; 2 threads, AVX2) with 1 and 8
+rows: float32 as torch's `linear` 100 and 430, float32 here 100 and 173, float16 52 and 127, int8 24
+and 88 (benchmarks/service/precision.py).
 """
 
 from __future__ import annotations
