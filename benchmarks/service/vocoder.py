@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from xtts_core.model.loading import kept_threads
-from xtts_core.model.vocoder import VOCODER_CONTEXT_FRAMES, Vocoder
+from xtts_core.model.streaming import VOCODER_CONTEXT_FRAMES
+from xtts_core.model.vocoder import Vocoder
 from xtts_core.settings import NATIVE_RATE_HZ
 
 with kept_threads():

@@ -74,6 +74,7 @@ class SineEngine:
         self.languages = ("pt", "en", "zh-cn")
         self.hz = float(tone["hz"])
         self.mute = bool(tone.get("mute"))
+        self.cut_sentences = 0
         self.closed = False
         self._voices = {p.name: sorted(p.glob("*.wav")) for p in directory.glob("voices/*")}
         self._gate = gate
@@ -110,6 +111,8 @@ class SineEngine:
         check: Callable[[], None] = lambda: None,
         delivery: Any = None,
     ) -> Iterator[np.ndarray]:
+        if delivery is not None:
+            delivery.cut = self.cut_sentences
         samples = 0 if self.mute else int(len(text) * self.character_samples / sampling.speed)
         phase = 2 * np.pi * self.hz * np.arange(samples) / self.sample_rate_hz + sampling.seed
         tone = (float(latents.speaker[0, 0, 0]) * np.sin(phase)).astype(np.float32)
@@ -126,9 +129,13 @@ class SineEngine:
 
 class Gate:
     """Holds calls inside the engine while it is shut, and knows every engine that was loaded, and
-    how many references each time that latents were computed."""
+    how many references each time that latents were computed.
 
-    def __init__(self) -> None:
+    `before_load` is called with each directory before it is loaded.
+    """
+
+    def __init__(self, before_load: Callable[[Path], None] | None = None) -> None:
+        self._before_load = before_load
         self.engines: list[SineEngine] = []
         self.heard: list[int] = []
         self.reached = threading.Semaphore(0)
@@ -136,6 +143,8 @@ class Gate:
         self._open.set()
 
     def load(self, directory: Path, settings: EngineSettings) -> SineEngine:
+        if self._before_load is not None:
+            self._before_load(directory)
         return SineEngine(directory, self)
 
     def shut(self) -> None:
@@ -346,9 +355,10 @@ def start(tmp_path: Path, releases: Releases) -> Iterator[Callable[..., Running]
             token_file: Path | None = None,
             metrics_address: str | None = None,
             load_engine: Any = None,
+            before_load: Callable[[Path], None] | None = None,
             **sections: dict[str, Any],
         ) -> Running:
-            gate = Gate()
+            gate = Gate(before_load)
             service = Service(
                 service_settings(**sections),
                 "127.0.0.1:0",

@@ -101,6 +101,28 @@ def test_calls_that_wait_for_a_place_are_told(start, releases, address):
     assert figures(address)["xtts_calls_waiting"] == 0
 
 
+def test_the_wait_for_a_place_is_part_of_the_time_to_first_audio(
+    start, releases, address, monkeypatch
+):
+    now = 0.0
+    monkeypatch.setattr("xtts_grpc.servicer.monotonic", lambda: now)
+    releases.publish(1)
+    running = start(metrics_address=address, server={"max_concurrent_calls": 1})
+    running.health.wait_for("SERVING")
+    running.gate.shut()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(running.client.synthesize, TEXT, voice_id="dora")
+        running.gate.wait_for_call()
+        second = pool.submit(lambda: list(running.client.stream(TEXT, voice_id="dora")))
+        while not figures(address)["xtts_calls_waiting"]:
+            assert not second.done()
+        now = 100.0
+        running.gate.open()
+        first.result()
+        second.result()
+    assert figures(address)["xtts_first_audio_seconds_sum"] == 100
+
+
 def test_whether_a_model_serves_and_the_newest_was_refused_is_told(measured, releases, address):
     found = figures(address)
     assert (found["xtts_model_serving"], found["xtts_model_refused"]) == (1, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import shutil
 import threading
@@ -24,6 +26,7 @@ from xtts_core.model.engine import Engine
 from xtts_core.settings import EngineSettings, Environment
 from xtts_core.store import read_json, write_json
 from xtts_grpc.client import Encoding, ServiceError, SynthesisClient
+from xtts_grpc.logs import JsonFormatter
 from xtts_grpc.reload import Checkpoint, read_serving
 from xtts_grpc.serve import Service, choose_serving
 
@@ -303,6 +306,55 @@ def test_free_first_leaves_nothing_of_the_old_model_in_memory(start, releases, t
     releases.publish(2)
     assert service.client.reload_model().release == 2
     assert left == [[], []]
+
+
+@pytest.mark.parametrize(("policy", "again"), [("keep-serving", True), ("free-first", False)])
+def test_only_a_model_that_goes_on_serving_is_tried_to_be_replaced_again(
+    start, releases, monkeypatch, policy, again
+):
+    """Each look at the clock finds a day gone, so whatever may be tried again is."""
+    days = itertools.count(0, 86_400)
+    polls = threading.Semaphore(0)
+
+    def read(path: Path) -> Checkpoint:
+        polls.release()
+        return read_serving(path)
+
+    monkeypatch.setattr("xtts_grpc.reload.monotonic", lambda: next(days))
+    monkeypatch.setattr("xtts_grpc.reload.read_serving", read)
+    releases.publish(1)
+    tried: list[Path] = []
+    service = start(before_load=tried.append, reload={"policy": policy})
+    service.health.wait_for("SERVING")
+    releases.publish(2, tone={"silence": True})
+    service.health.wait_for("NOT_SERVING", "reload")
+    service.health.wait_for("SERVING")
+    for _ in range(polls._value + 5):
+        assert polls.acquire(timeout=30)
+    assert ([directory.name for directory in tried].count("2") > 1) is again
+    assert service.client.get_model().release == 1
+
+
+def test_a_call_that_waits_for_a_reload_may_leave(start, releases, logged):
+    lines = logged(JsonFormatter())
+    loading, loaded = threading.Event(), threading.Event()
+
+    def hold(directory: Path) -> None:
+        if directory.name == "2":
+            loading.set()
+            assert loaded.wait(30)
+
+    releases.publish(1)
+    service = start(before_load=hold)
+    service.health.wait_for("SERVING")
+    releases.publish(2)
+    assert loading.wait(30)
+    with SynthesisClient(service.address, timeout_s=0.2) as hasty, pytest.raises(ServiceError):
+        hasty.reload_model()
+    left = json.loads(lines.next_call())
+    assert (left["method"], loaded.is_set()) == ("ReloadModel", False)
+    loaded.set()
+    assert service.client.reload_model().release == 2
 
 
 @pytest.mark.parametrize("niceness", [0, 12])

@@ -72,6 +72,15 @@ def test_xtts_say_writes_a_plausible_file_in_a_cloned_voice(address, tmp_path, a
     np.testing.assert_array_equal(first, second)
 
 
+def test_xtts_say_writes_what_there_is_of_sentences_that_ran_away_and_says_so(running, tmp_path):
+    running.gate.engines[0].cut_sentences = 2
+    out = tmp_path / "a.wav"
+    run = say(TEXT, "--voice", "dora", "--out", str(out), "--address", running.address)
+    assert run.returncode == 0, run.stderr
+    assert "2 of its sentences ran away" in run.stderr
+    assert soundfile.info(out).frames == len(TEXT) * 1_000
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from xtts_grpc.audio import encode
 from xtts_grpc.client import (
     Encoding,
     SamplingOptions,
@@ -24,6 +26,8 @@ from xtts_grpc.client import (
     StreamStart,
     SynthesisClient,
 )
+from xtts_grpc.logs import JsonFormatter
+from xtts_grpc.places import CallEndedError
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
 
@@ -103,6 +107,26 @@ def test_opus_carries_the_tone_in_whole_and_in_stream(running):
         audio, rate_hz = soundfile.read(io.BytesIO(data))
         assert len(audio) == pytest.approx(len(TEXT) * 1_000, abs=rate_hz * 0.05)
         assert pitch_hz(audio, rate_hz) == pytest.approx(300, abs=5)
+
+
+def test_encoding_ends_where_the_check_raises():
+    checks = iter(range(3))
+
+    def check() -> None:
+        if next(checks) == 2:
+            raise CallEndedError
+
+    form = pb.AudioFormat(encoding=pb.AUDIO_ENCODING_OGG_OPUS, sample_rate_hz=48_000)
+    with pytest.raises(CallEndedError):
+        encode(np.zeros(10 * 24_000, np.float32), 24_000, form, check=check)
+    assert list(checks) == []
+
+
+def test_sentences_that_ran_away_are_counted_in_the_reply(running):
+    running.gate.engines[0].cut_sentences = 2
+    assert running.client.synthesize(TEXT, voice_id="dora").cut_sentences == 2
+    _, _, end = streamed(running.client)
+    assert end.cut_sentences == 2
 
 
 def test_the_same_seed_gives_the_same_audio_and_a_missing_one_is_told(running):
@@ -352,7 +376,8 @@ def test_a_caller_that_goes_away_frees_its_place(start, releases):
     assert spoken_after_refusals(service.client).duration_s > 0
 
 
-def test_a_stream_that_nobody_reads_gives_its_place_to_the_next_call(start, releases):
+def test_a_stream_that_nobody_reads_gives_its_place_to_the_next_call(start, releases, logged):
+    lines = logged(JsonFormatter())
     releases.publish(1)
     service = start(server={"max_concurrent_calls": 1, "max_waiting_calls": 1, "max_unread_s": 0.3})
     service.health.wait_for("SERVING")
@@ -361,6 +386,11 @@ def test_a_stream_that_nobody_reads_gives_its_place_to_the_next_call(start, rele
     next(unread)
     assert service.client.synthesize(TEXT, voice_id="dora").duration_s > 0
     assert refusal(list, unread).code is grpc.StatusCode.CANCELLED
+    ended = [json.loads(line) for line in lines.written if "has read nothing" in line]
+    calls = [json.loads(lines.next_call()) for _ in range(2)]
+    assert [line["call_id"] for line in ended] == [
+        line["call_id"] for line in calls if line["method"] == "SynthesizeStream"
+    ]
 
 
 def spoken_after_refusals(client: SynthesisClient) -> Speech:

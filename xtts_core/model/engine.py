@@ -28,8 +28,9 @@ from xtts_core.model.loading import load_model, resolve_device
 from xtts_core.model.projections import Precision, cpu_precision
 from xtts_core.model.runaway import Guard, fewest_codes, most_codes
 from xtts_core.model.sampling import Sampling, drawing
+from xtts_core.model.streaming import vocode
 from xtts_core.model.tokenizer import Tokenizer, language_code
-from xtts_core.model.vocoder import Vocoder, vocode
+from xtts_core.model.vocoder import Vocoder
 from xtts_core.settings import NATIVE_RATE_HZ, SAMPLE_RATE_HZ, EngineSettings
 from xtts_core.text import NORMALISER_VERSION, split_sentences
 from xtts_core.text import languages as normalised_languages

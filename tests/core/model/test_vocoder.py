@@ -15,13 +15,8 @@ from torch.nn import functional
 from TTS.tts.layers.xtts.hifigan_decoder import HifiDecoder
 
 from xtts_core.model.loading import load_model
-from xtts_core.model.vocoder import (
-    Vocoder,
-    _Folded,
-    frame_count,
-    frames_between,
-    vocode,
-)
+from xtts_core.model.streaming import frame_count, frames_between, vocode
+from xtts_core.model.vocoder import Vocoder, _Folded
 
 TOLERANCE = 1e-5
 """Of the peak."""
