@@ -8,16 +8,12 @@ the model it started with, and a model that was replaced is closed when its last
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import logging
 import math
-import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +27,7 @@ from xtts_core.model.checkpoint import MANIFEST_FILE, verify
 from xtts_core.model.engine import Engine, nobody_left, read_reference
 from xtts_core.settings import SAMPLE_RATE_HZ, EngineSettings, ReloadSettings
 from xtts_core.store import read_json, sha256_file
+from xtts_grpc import background
 from xtts_grpc.places import CallEndedError
 from xtts_grpc.validation import default_sampling
 
@@ -45,7 +42,6 @@ LoadEngine = Callable[[Path, EngineSettings], Engine]
 _MAX_RETRY_S = 300.0
 _LOOK_UP_S = 0.05
 """How often a call that waits for another's work looks whether it is still wanted."""
-_LOAD_NICENESS = 5
 _WARM_UP_TOKENS = 32
 """Of each sentence of the warm-up text, 1.5 s: enough to be heard, and calls wait meanwhile."""
 
@@ -311,16 +307,10 @@ class ModelStore:
             self._swap(None)
 
     def give_back_memory(self) -> None:
-        """Return what loading and freeing models left to the system, if there was any since.
-
-        Models refer to themselves, and glibc keeps what was freed between pieces that are not: a
-        service grew by some 25 MB with each release of `tiny`.
-        """
+        """Return what loading and freeing models left to the system, if there was any since."""
         if self._litter.is_set():
             self._litter.clear()
-            gc.collect()
-            if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-                trim(0)
+            background.give_back_memory()
 
     def _replace(self, checkpoint: Checkpoint) -> Model:
         _check_manifest(checkpoint)
@@ -355,8 +345,9 @@ class ModelStore:
 
     def _bring_up(self, checkpoint: Checkpoint, voices_in_use: Sequence[str]) -> Model:
         """A model that has spoken, with the latents of the voices that are in use."""
-        with ThreadPoolExecutor(1, "load", initializer=_give_way) as aside:
-            return aside.submit(self._made_ready, checkpoint, voices_in_use).result()
+        return background.run(
+            lambda: self._made_ready(checkpoint, voices_in_use), calls=self.serving is not None
+        )
 
     def _made_ready(self, checkpoint: Checkpoint, voices_in_use: Sequence[str]) -> Model:
         engine = self._load_engine(checkpoint.directory, self._engine_settings)
@@ -555,19 +546,6 @@ def _unservable(checkpoint: Checkpoint, error: Exception) -> ReleaseError:
     )
     wrapped.__cause__ = error
     return wrapped
-
-
-def _give_way() -> None:
-    """Let the threads that answer calls go before this one and those that it starts.
-
-    A thread of its own, which ends with the load, gives its memory back too: what ten releases of
-    `tiny` left behind fell from 7 % to 2 % (benchmarks/service/reload.py).
-    """
-    if sys.platform == "linux":
-        niceness = min(19, os.getpriority(os.PRIO_PROCESS, 0) + _LOAD_NICENESS)
-        # Where the system does not allow it, a load is worth more than its place in the order.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 def _unexpected(serving: Path, error: Exception) -> ReleaseError:

@@ -29,7 +29,8 @@ from xtts_grpc.metrics import MeasuredCalls, Metrics
 from xtts_grpc.security import Tls, Tokens
 
 if TYPE_CHECKING:
-    from xtts_core.settings import ServiceSettings
+    from xtts_core.model.engine import Engine
+    from xtts_core.settings import EngineSettings, ServiceSettings
     from xtts_grpc.reload import Checkpoint, LoadEngine
 
 RELOAD_HEALTH = "reload"
@@ -287,6 +288,7 @@ def _run(
         tls=Tls.chosen(environment.tls_cert, environment.tls_key, environment.tls_client_ca),
         token_file=environment.token_file,
         metrics_address=environment.metrics_address,
+        load_engine=load_engine,
     )
     try:
         service.start()
@@ -294,6 +296,15 @@ def _run(
     finally:
         service.stop()
     log.info("stopped")
+
+
+def load_engine(directory: Path, settings: EngineSettings) -> Engine:
+    """`Engine.load` for a process that does nothing else."""
+    from xtts_core.model.engine import Engine
+    from xtts_grpc.background import spare_libraries
+
+    spare_libraries()
+    return Engine.load(directory, settings)
 
 
 def _follow_stdin(stopping: threading.Event) -> None:

@@ -2,10 +2,11 @@
 stay the same, and the milliseconds of a step for one and for eight sentences.
 
 The codes of float32 are given to the other precisions too, so that each is judged code by code;
-`spoken` tells how far a sentence's own greedy codes stay the same. Measured are a model of random
-weights at the public size and, where its folder is given, a trained checkpoint.
+`spoken` tells how far a sentence's own greedy codes stay the same. No sentence may stop before its
+last code: a toy model would after its first. Measured are a model of random weights at the public
+size and, where its folder is given, a trained checkpoint.
 
-    OMP_NUM_THREADS=2 python benchmarks/service/precision.py [demo-output/data/checkpoints/VERSION]
+    OMP_NUM_THREADS=2 python benchmarks/service/precision.py [data/checkpoints/VERSION]
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Voice:
         codes = iter(given)
 
         def draw(spoken: Tensor, scores: Tensor) -> Tensor:
-            logits.append(scores[0].clone())
+            # All but the stop code's, which is kept out by an infinite one.
+            logits.append(scores[0, scores[0].isfinite()])
             following = next(codes, None)
             return (
                 scores.argmax(-1, keepdim=True)
@@ -61,7 +63,7 @@ class Voice:
             )
 
         tokens = self._tokenizer.encode(normalize(text, "pt"), "pt")
-        return Request(tokens, self._gpt_cond, draw, 0, most, True, lambda: None)
+        return Request(tokens, self._gpt_cond, draw, most, most, True, lambda: None)
 
     def say(self, text: str, most: int, given: list[int]) -> tuple[list[int], Tensor]:
         logits: list[Tensor] = []

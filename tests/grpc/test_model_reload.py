@@ -374,6 +374,26 @@ def test_a_release_comes_up_where_its_thread_cannot_give_way(
     assert asked == [niceness + 5]
 
 
+def test_a_model_is_loaded_with_pauses_only_while_another_one_answers_calls(
+    tiny_corpus, publish_tiny, fast_settings, tmp_path, monkeypatch
+):
+    pauses = []
+    monkeypatch.setattr("xtts_grpc.background.sleep", pauses.append)
+    publish_tiny(1)
+    serving = tiny_corpus.root / "serving.json"
+    service = Service(fast_settings, "127.0.0.1:0", tmp_path / "voices", serving)
+    service.start()
+    try:
+        with SynthesisClient(service.address, timeout_s=60) as client:
+            client.wait_until_serving(60)
+            assert pauses == []
+            publish_tiny(2)
+            client.reload_model()
+    finally:
+        service.stop()
+    assert len(pauses) > 1_000
+
+
 def test_whatever_happens_the_next_release_is_looked_for(start, releases, monkeypatch):
     failures = iter([MemoryError("no room")])
 

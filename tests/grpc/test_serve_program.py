@@ -131,6 +131,28 @@ def test_sigterm_lets_calls_in_flight_end_and_refuses_new_ones(
     assert TEXT not in process.log
 
 
+LOADED_TWICE = """
+import gc, sys, weakref
+from pathlib import Path
+from xtts_core.settings import EngineSettings
+from xtts_grpc.serve import load_engine
+engines = [load_engine(Path(sys.argv[1]), EngineSettings()) for _ in range(2)]
+left = [weakref.ref(engine._decoder) for engine in engines]
+watched = len(gc.get_objects())
+del engines
+gc.collect()
+print(gc.get_freeze_count() > 10 * watched, [decoder() for decoder in left])
+"""
+
+
+def test_collections_look_at_models_and_not_at_the_libraries(tiny_corpus):
+    folder = str(tiny_corpus.base_model("tiny"))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_TWICE, folder], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True [None, None]\n", done.stderr
+
+
 def test_a_service_ends_with_the_program_that_started_it(serve_process, environment):
     process = serve_process(environment, "--end-with-stdin")
     process.wait_for_line("listening on")
