@@ -191,7 +191,7 @@ def test_a_settings_file_of_ones_own_trains_outside_dagster(
     shutil.copytree(output / "corpus", tmp_path / "corpus")
     settings = (project / "examples/demo/config/training.yaml").read_text()
     mine = tmp_path / "short.yaml"
-    mine.write_text(settings.replace("epochs: 12", "epochs: 1"))
+    mine.write_text(settings.replace("epochs: 8", "epochs: 1"))
     extra = {
         **environment_of(output),
         "XTTS_CORPUS_ROOT": str(tmp_path / "corpus"),

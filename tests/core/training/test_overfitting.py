@@ -105,7 +105,13 @@ def voice(job: TrainingJob, batch: Batch) -> torch.Tensor:
     return mel[:, None]
 
 
-@pytest.mark.parametrize("settings", [LORA, FULL], ids=["LoRA, merged", "full"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(LORA, id="LoRA, merged"),
+        pytest.param(FULL, id="full", marks=pytest.mark.long),
+    ],
+)
 def test_what_was_learnt_by_heart_is_said_again_and_ends_by_itself(
     job: TrainingJob, tmp_path: Path, settings: dict[str, Any]
 ) -> None:

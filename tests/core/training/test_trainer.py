@@ -151,6 +151,7 @@ def test_of_two_processes_the_one_that_fails_is_heard(job: TrainingJob, tmp_path
         run_training(broken, silent, lambda line: None)
 
 
+@pytest.mark.long
 def test_of_two_processes_one_that_is_killed_ends_the_run_with_the_setting_to_lower(
     job: TrainingJob,
 ) -> None:
