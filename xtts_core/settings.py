@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from xtts_core.errors import SettingsError
 from xtts_core.store import project_root
@@ -336,8 +344,25 @@ class VoiceSettings(_Section):
 class ReloadSettings(_Section):
     poll_s: float = Field(2.0, gt=0)
     policy: Literal["keep-serving", "free-first"] = "keep-serving"
+    free_first_wait_s: float = Field(60.0, ge=0)
     warmup_text: str = "Olá, esta é uma frase de teste."
     warmup_language: str = "pt"
+
+    @field_validator("warmup_text")
+    @classmethod
+    def _something_to_say(cls, text: str) -> str:
+        if not any(character.isalnum() for character in text):
+            raise ValueError("there is nothing to say")
+        return text
+
+    @field_validator("warmup_language")
+    @classmethod
+    def _can_be_read_out(cls, language: str) -> str:
+        from xtts_core.text import languages
+
+        if language.lower().split("-")[0] not in languages():
+            raise ValueError(f"{language!r} is none of {', '.join(languages())}")
+        return language
 
 
 class LimitSettings(_Section):

@@ -141,6 +141,11 @@ class StreamEncoder:
 
 
 def to_pcm16(audio: FloatArray) -> NDArray[np.int16]:
+    """Samples of 16 bits; what is beyond -1 or 1 is cut.
+
+    Raises:
+        ModelError: a sample is no number.
+    """
     if not np.isfinite(audio).all():
         raise ModelError("The audio holds samples that are no numbers")
     samples: NDArray[np.int16] = np.rint(np.clip(audio, -1.0, 1.0) * 32_767.0).astype("<i2")

@@ -71,7 +71,7 @@ def _be_nice() -> None:
 
 
 class _Pauses(TorchFunctionMode):
-    """Offers the interpreter to other threads at every operation of torch.
+    """Offers the interpreter to other threads between operations of torch.
 
     Modules are built in Python for a third of a second. A thread that speaks gives the interpreter
     up in each of its own operations, and would get it back only after 5 ms each time (CPython's

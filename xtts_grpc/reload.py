@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -273,6 +274,8 @@ class ModelStore:
             except Exception as error:
                 refusal = _unservable(checkpoint, error)
                 self.report(refusal)
+                # Whoever keeps the error would keep what came up of the model.
+                _forget_frames(refusal)
                 self._litter.set()
                 raise refusal from error
             self._failure = None
@@ -321,24 +324,52 @@ class ModelStore:
             self._swap(model)
             return model
         verify(checkpoint.directory)
-        self.interrupted = True
         before = serving.checkpoint
         # Whoever still names the old model would keep its memory.
         del serving
         self._retire()
+        self.interrupted = True
         try:
             model = self._bring_up(checkpoint, voices)
-        except Exception:
+        except Exception as error:
+            refusal = error
+        else:
+            self._swap(model)
+            return model
+        # Its frames hold what came up of the model that failed.
+        _forget_frames(refusal)
+        self._litter.set()
+        self.give_back_memory()
+        try:
             self._swap(self._bring_up(before, voices))
-            raise
-        self._swap(model)
-        return model
+        except Exception as error:
+            raise ReleaseError(
+                f"{refusal}. Nothing serves: the one before does not come back ({error})"
+            ) from refusal
+        raise refusal
 
     def _retire(self) -> None:
-        """Let nothing serve, and give the memory of what did back once no call uses it."""
+        """Let nothing serve, and give the memory of what did back once no call uses it.
+
+        Raises:
+            ReleaseError: calls use it for too long; it serves again.
+        """
         retired = self._swap(None)
         self._on_change(False, self._failure is not None)
-        if retired is not None:
+        if retired is not None and not retired.freed.wait(self._settings.free_first_wait_s):
+            with self._lock:
+                back = not retired.freed.is_set() and retired.leases > 0
+                if back:
+                    retired.retired = False
+                    self._slot = retired
+            if back:
+                self._on_change(True, self._failure is not None)
+                waited_s = self._settings.free_first_wait_s
+                raise ReleaseError(
+                    f"Calls went on for {waited_s:g} s with the model that was to be freed",
+                    where="reload.free_first_wait_s",
+                    remedy="It is tried again; wait longer, or set reload.policy to keep-serving",
+                )
             retired.freed.wait()
         del retired
         self.give_back_memory()
@@ -375,7 +406,11 @@ class ModelStore:
             replace(sampling, max_audio_tokens=_WARM_UP_TOKENS, retries=0),
         )
         if len(audio) == 0 or not np.isfinite(audio).all():
-            raise ReleaseError("The model's warm-up sentence is no audio")
+            raise ReleaseError(
+                "The model's warm-up sentence is no audio",
+                where="reload.warmup_text",
+                remedy="Train it again, or take another sentence if the model speaks others",
+            )
 
     def _swap(self, model: Model | None) -> _Slot | None:
         """Let `model` serve; the slot that served before, if any."""
@@ -410,6 +445,8 @@ class ReleaseFollower:
         self._checking = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="reload", daemon=True)
+        self._forced = 0
+        self._outcome: bool | XttsError = False
         self._refused: Checkpoint | None = None
         self._refusals = 0
         self._retry_at = 0.0
@@ -427,26 +464,43 @@ class ReleaseFollower:
         """Serve the release that serving.json names; whether that changed the model.
 
         Args:
-            now: a release that was refused is tried again at once.
+            now: a release that was refused is tried again at once. Calls that come while one is
+                tried share one more attempt.
             wanted: called while another check is waited for; what it raises ends the wait.
 
         Raises:
             ReleaseError: it cannot be served, or there is none.
         """
+        begun = self._forced
         while not self._checking.acquire(timeout=_LOOK_UP_S):
             wanted()
         try:
-            return self._checked(now=now)
+            if not now:
+                return self._checked(now=False)
+            if self._forced == begun:
+                self._forced += 1
+                self._outcome = self._outcome_of_check()
+            if isinstance(self._outcome, XttsError):
+                raise self._outcome
+            return self._outcome
         finally:
             self._checking.release()
+
+    def _outcome_of_check(self) -> bool | XttsError:
+        try:
+            return self._checked(now=True)
+        except XttsError as error:
+            return error
 
     def _checked(self, *, now: bool) -> bool:
         try:
             checkpoint = read_serving(self._serving)
         except XttsError as error:
+            self._refused = None
             self._store.report(error)
             raise
         if self._store.checkpoint == checkpoint:
+            self._refused = None
             self._store.settle()
             return False
         if checkpoint == self._refused and not now and monotonic() < self._retry_at:
@@ -462,7 +516,8 @@ class ReleaseFollower:
             self._refused = checkpoint
             wait_s = min(self._poll_s * 2**self._refusals, _MAX_RETRY_S)
             # What is whole and does not load all the same would only interrupt the service again.
-            self._retry_at = math.inf if self._store.interrupted else monotonic() + wait_s
+            interrupts = self._store.interrupted and self._store.serving is not None
+            self._retry_at = math.inf if interrupts else monotonic() + wait_s
             raise
         self._refused = None
 
@@ -487,7 +542,7 @@ def read_serving(path: Path) -> Checkpoint:
     """
     try:
         pointer = read_json(path)
-        release, relative = int(pointer["release"]), str(pointer["path"])
+        release, relative = _release_number(pointer["release"]), str(pointer["path"])
         manifest_sha256 = str(pointer["manifest_sha256"])
         root = path.parent.resolve()
         directory = (root / relative).resolve()
@@ -510,6 +565,12 @@ def read_serving(path: Path) -> Checkpoint:
             remedy="Publish a release below the folder of serving.json",
         )
     return Checkpoint(directory, "release", release, manifest_sha256)
+
+
+def _release_number(value: object) -> int:
+    if type(value) is not int or not 1 <= value < 2**63:
+        raise ValueError(f"release is {value!r}, and no number from 1 on")
+    return value
 
 
 def _check_manifest(checkpoint: Checkpoint) -> None:
@@ -546,6 +607,14 @@ def _unservable(checkpoint: Checkpoint, error: Exception) -> ReleaseError:
     )
     wrapped.__cause__ = error
     return wrapped
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of the variables of the functions that an error and those behind it came through."""
+    following: BaseException | None = error
+    while following is not None:
+        traceback.clear_frames(following.__traceback__)
+        following = following.__cause__ or following.__context__
 
 
 def _unexpected(serving: Path, error: Exception) -> ReleaseError:

@@ -6,6 +6,7 @@ model serves; `reload` is NOT_SERVING while the newest checkpoint could not be l
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 RELOAD_HEALTH = "reload"
 
+_WATCHES = ThreadPoolExecutor(32, thread_name_prefix="health")
+"""A thread for each Watch of the health, for all services of this process: without one, grpcio
+sends under a lock that gRPC's only polling thread wants too, and all calls may stop for ever
+(grpc/grpc#43403)."""
 _SPARE_THREADS = 8
 """Threads for calls that are refused, and for health, reflection, GetModel and ReloadModel."""
 
@@ -89,7 +94,10 @@ class Service:
         self._settings = settings
         self._serving = serving
         self._names = ("", SERVICE_NAME)
-        self._health = health.HealthServicer()
+        self._health = health.HealthServicer(
+            experimental_non_blocking=False, experimental_thread_pool=_WATCHES
+        )
+        self._told: dict[str, bool] = {}
         self._metrics = Metrics()
         self._report_health(serving=False, refused=False)
         voices = VoiceStore(voices_dir, settings.voices, settings.limits.max_voices)
@@ -181,9 +189,11 @@ class Service:
         return f"{host}:{port}"
 
     def _report_health(self, *, serving: bool, refused: bool) -> None:
-        for name in self._names:
-            self._health.set(name, _health(serving))
-        self._health.set(RELOAD_HEALTH, _health(not refused))
+        states = {**dict.fromkeys(self._names, serving), RELOAD_HEALTH: not refused}
+        for name, good in states.items():
+            if self._told.get(name) != good:
+                self._told[name] = good
+                self._health.set(name, _health(good))
         self._metrics.model(serving=serving, refused=refused)
 
 
@@ -308,8 +318,10 @@ def load_engine(directory: Path, settings: EngineSettings) -> Engine:
 
 
 def _follow_stdin(stopping: threading.Event) -> None:
-    while os.read(0, 4096):
-        pass
+    # Where it was closed from the start, its reader has gone already.
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
     stopping.set()
 
 

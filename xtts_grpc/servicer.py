@@ -66,6 +66,9 @@ _SOURCES: dict[Source, pb.ModelSource] = {
     "base-model": pb.MODEL_SOURCE_BASE_MODEL,
 }
 
+_MOST_RELOADS = 4
+"""Of `ReloadModel` at one time."""
+
 log = logging.getLogger(__name__)
 
 
@@ -93,6 +96,7 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
         engine = settings.engine
         self._chunks = Chunks(engine.first_chunk_tokens, engine.stream_chunk_tokens)
         self._places = Places(server.max_concurrent_calls, server.max_waiting_calls)
+        self._reloads = threading.BoundedSemaphore(_MOST_RELOADS)
         metrics.queue(lambda: self._places.waiting)
 
     def Synthesize(  # noqa: N802 (the name is the protocol's)
@@ -192,11 +196,27 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                     where="XTTS_CUSTOM_CHECKPOINT",
                     remedy="Unset it and start the service again to follow releases",
                 )
-            changed = self._follower.check(now=True, wanted=_waited_for(context))
+            with self._reload_places():
+                changed = self._follower.check(now=True, wanted=_waited_for(context))
             with self._store.lease() as model:
                 return pb.ReloadModelResponse(
                     model_version=model.version, release=model.checkpoint.release, changed=changed
                 )
+
+    @contextlib.contextmanager
+    def _reload_places(self) -> Iterator[None]:
+        """Keeps threads for other calls while a release comes up."""
+        if not self._reloads.acquire(blocking=False):
+            retry_after_s = self._settings.reload.poll_s
+            raise OverloadedError(
+                f"{_MOST_RELOADS} calls wait for a release already",
+                remedy=f"Try again in {retry_after_s:g} s",
+                retry_after_s=retry_after_s,
+            )
+        try:
+            yield
+        finally:
+            self._reloads.release()
 
     def _stream(
         self, request: pb.SynthesizeStreamRequest, context: grpc.ServicerContext

@@ -1,8 +1,8 @@
 """How long work goes on after its caller went away, at the public size: limit 200 ms.
 
 One text is given up while its prompt is read, while its codes are drawn and while it is vocoded,
-alone and among seven others; the caller's thread has to come back, and the batch has to be without
-it.
+and a recording of 30 s while it is listened to, alone and among seven texts; the caller's thread
+has to come back, and the batch has to be without it.
 
     OMP_NUM_THREADS=2 python benchmarks/service/cancellation.py
 """
@@ -14,11 +14,12 @@ import contextlib
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter, sleep
 
+import numpy as np
 import torch
 from public_size import write_base
 
@@ -29,14 +30,14 @@ from xtts_core.settings import EngineSettings
 TEXT = "a feira abre às seis horas, e quem chega primeiro encontra as melhores frutas da cidade."
 LIMIT_S = 0.2
 CODES = 60
-AFTER_S = (0.3, 0.9, 2.0, 3.5, 5.0, 6.5)
+AFTER_S = (0.1, 0.3, 0.9, 2.0, 3.5, 5.0, 6.5)
 
 
 class GoneError(Exception):
     """The caller went away."""
 
 
-def given_up(engine: Engine, voice: Latents, after_s: float) -> float | None:
+def given_up(work: Callable[[Callable[[], None]], object], after_s: float) -> float | None:
     """Seconds from giving up to the end of the work; None where it had ended by itself."""
     gone = threading.Event()
 
@@ -44,15 +45,11 @@ def given_up(engine: Engine, voice: Latents, after_s: float) -> float | None:
         if gone.is_set():
             raise GoneError
 
-    def speak() -> None:
-        try:
-            engine.synthesize(
-                TEXT, "pt", voice, Sampling(seed=0, max_audio_tokens=CODES), check=check
-            )
-        except GoneError:
-            return
+    def begin() -> None:
+        with contextlib.suppress(GoneError):
+            work(check)
 
-    thread = threading.Thread(target=speak)
+    thread = threading.Thread(target=begin)
     thread.start()
     sleep(after_s)
     if not thread.is_alive():
@@ -106,9 +103,20 @@ def main() -> int:
 
 
 def print_delays(where: str, engine: Engine, voice: Latents) -> list[float]:
-    delays = [delay for after in AFTER_S if (delay := given_up(engine, voice, after)) is not None]
-    print(f"{where}: " + ", ".join(f"{1e3 * delay:.0f}" for delay in delays) + " ms", flush=True)
-    return delays
+    recording = 0.1 * np.random.default_rng(0).standard_normal(30 * 22_050).astype(np.float32)
+    works: dict[str, Callable[[Callable[[], None]], object]] = {
+        "speaking": lambda check: engine.synthesize(
+            TEXT, "pt", voice, Sampling(seed=0, max_audio_tokens=CODES), check=check
+        ),
+        "listening": lambda check: engine.latents([recording], check=check),
+    }
+    every = []
+    for name, work in works.items():
+        delays = [delay for after in AFTER_S if (delay := given_up(work, after)) is not None]
+        every += delays
+        told = ", ".join(f"{1e3 * delay:.0f}" for delay in delays)
+        print(f"{where}, {name}: {told} ms", flush=True)
+    return every
 
 
 if __name__ == "__main__":

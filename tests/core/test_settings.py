@@ -111,6 +111,22 @@ def test_training_that_could_only_fail_or_change_nothing_is_refused(
     assert remedy in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ('reload: {warmup_text: " …"}', "reload.warmup_text: there is nothing to say"),
+        ("reload: {warmup_language: tlh}", "reload.warmup_language: 'tlh' is none of"),
+    ],
+)
+def test_a_warm_up_that_no_release_could_pass_is_refused(
+    tmp_path: Path, text: str, remedy: str
+) -> None:
+    (tmp_path / "service.yaml").write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings(ServiceSettings, tmp_path)
+    assert remedy in str(refused.value)
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert "stands twice" in refusal(tmp_path, "split: {seed: 1}\nsplit: {seed: 2}\n")
 

@@ -9,7 +9,7 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from xtts_core.errors import ReleaseError
 from xtts_core.model.checkpoint import describe_files, read_manifest, write_manifest
 from xtts_core.model.engine import Engine
 from xtts_core.settings import EngineSettings, Environment
-from xtts_core.store import read_json, write_json
+from xtts_core.store import read_json, sha256_file, write_json
 from xtts_grpc.client import Encoding, ServiceError, SynthesisClient
 from xtts_grpc.logs import JsonFormatter
 from xtts_grpc.reload import Checkpoint, read_serving
@@ -218,6 +218,9 @@ def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audi
         (lambda r: r.serving.write_text("{"), "does not name a release"),
         (lambda r: r.serving.write_text("[]"), "does not name a release"),
         (lambda r: r.point(2, "0" * 64, "releases/\0"), "does not name a release"),
+        (lambda r: r.point(-1, "0" * 64, "releases/1"), "does not name a release"),
+        (lambda r: r.point(2**64, "0" * 64, "releases/1"), "does not name a release"),
+        (lambda r: r.point(1.7, "0" * 64, "releases/1"), "does not name a release"),
         (lambda r: r.serving.write_text("[" * 100_000), "does not name a release"),
     ],
     ids=[
@@ -231,6 +234,9 @@ def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audi
         "no JSON",
         "no object",
         "no path",
+        "below one",
+        "beyond 64 bits",
+        "no whole number",
         "no end of it",
     ],
 )
@@ -289,7 +295,9 @@ def test_free_first_waits_for_calls_in_flight_before_it_loads(start, releases):
     assert service.gate.engines[0].closed
 
 
-def test_free_first_leaves_nothing_of_the_old_model_in_memory(start, releases, tiny_corpus):
+def test_free_first_leaves_nothing_of_a_model_in_memory_while_it_loads_another(
+    start, releases, tiny_corpus
+):
     """With the real engine: the sine engines are kept by the test that looks at them."""
     left: list[list[weakref.ref]] = []
     loaded: list[weakref.ref] = []
@@ -298,14 +306,106 @@ def test_free_first_leaves_nothing_of_the_old_model_in_memory(start, releases, t
         left.append([engine for engine in loaded if engine() is not None])
         engine = Engine.load(tiny_corpus.base_model("tiny"), settings)
         loaded.append(weakref.ref(engine._decoder))
+        if directory.name == "3":
+            engine.synthesize = lambda *_: np.zeros(0, np.float32)
         return engine
 
     releases.publish(1)
-    service = start(load_engine=load, reload={"policy": "free-first"})
+    service = start(load_engine=load, reload={"policy": "free-first", "poll_s": 3_600.0})
     service.health.wait_for("SERVING")
     releases.publish(2)
     assert service.client.reload_model().release == 2
-    assert left == [[], []]
+    releases.publish(3)
+    with pytest.raises(ServiceError, match="warm-up sentence is no audio"):
+        service.client.reload_model()
+    assert service.client.get_model().release == 2
+    assert left == [[], [], [], []]
+
+
+def test_free_first_tells_both_reasons_where_the_model_before_does_not_come_back(start, releases):
+    out_of_memory = iter(range(1))
+
+    def before_load(directory: Path) -> None:
+        if directory.name == "1" and loaded:
+            for _ in out_of_memory:
+                raise MemoryError("no room for the old one")
+        loaded.append(directory)
+
+    loaded: list[Path] = []
+    releases.publish(1)
+    service = start(before_load=before_load, reload={"policy": "free-first", "poll_s": 0.1})
+    service.health.wait_for("SERVING")
+    good = releases.serving.read_bytes()
+    releases.publish(2, tone={"silence": True})
+    with pytest.raises(ServiceError) as caught:
+        service.client.reload_model()
+    assert "The tone has no frequency" in caught.value.what
+    assert "the one before does not come back (no room for the old one)" in caught.value.what
+    assert not service.client.get_model().serving
+    releases.serving.write_bytes(good)
+    service.health.wait_for("SERVING")
+
+
+def test_free_first_serves_on_where_a_call_does_not_end(start, releases):
+    releases.publish(1)
+    service = start(reload={"policy": "free-first", "free_first_wait_s": 0.1})
+    service.health.wait_for("SERVING")
+    service.gate.shut()
+    parts = service.client.stream(TEXT, voice_id="dora")
+    next(parts)
+    service.gate.wait_for_call()
+    new = releases.publish(2)
+    with pytest.raises(ServiceError, match=r"reload\.free_first_wait_s"):
+        service.client.reload_model()
+    assert service.client.get_model().release == 1
+    service.gate.open()
+    list(parts)
+    service.health.wait_for("SERVING", "reload")
+    assert say(service).model_version == new
+
+
+def test_a_refused_release_that_is_named_again_is_tried_again(start, releases):
+    tried: list[Path] = []
+    releases.publish(1)
+    service = start(before_load=tried.append, reload={"poll_s": 3_600.0})
+    service.health.wait_for("SERVING")
+    good = releases.serving.read_bytes()
+    follower = service.service._follower
+    releases.publish(2, tone={"silence": True})
+    for _ in range(2):
+        with pytest.raises(ReleaseError):
+            follower.check()
+        releases.serving.write_bytes(good)
+        assert not follower.check()
+        assert service.client.get_model().last_error == ""
+        releases.point(2, sha256_file(releases.root / "releases/2/manifest.json"))
+    assert [directory.name for directory in tried] == ["1", "2", "2"]
+
+
+def test_calls_that_ask_for_a_release_while_it_is_tried_share_one_more_attempt(start, releases):
+    trying, tried = threading.Event(), threading.Event()
+    attempts: list[str] = []
+
+    def hold(directory: Path) -> None:
+        attempts.append(directory.name)
+        if directory.name == "2":
+            trying.set()
+            assert tried.wait(30)
+
+    releases.publish(1)
+    service = start(before_load=hold, reload={"poll_s": 3_600.0})
+    service.health.wait_for("SERVING")
+    releases.publish(2, tone={"silence": True})
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(service.client.reload_model)
+        assert trying.wait(30)
+        others = [pool.submit(service.client.reload_model) for _ in range(4)]
+        refused, *_ = wait(others, return_when=FIRST_COMPLETED).done
+        assert refused.exception().service_reason == "overloaded"
+        tried.set()
+        errors = [call.exception().service_reason for call in (first, *others)]
+    assert sorted(errors) == [*["invalid_release"] * 4, "overloaded"]
+    assert attempts == ["1", "2", "2"]
 
 
 @pytest.mark.parametrize(("policy", "again"), [("keep-serving", True), ("free-first", False)])
@@ -357,13 +457,14 @@ def test_a_call_that_waits_for_a_reload_may_leave(start, releases, logged):
     assert service.client.reload_model().release == 2
 
 
-@pytest.mark.parametrize("niceness", [0, 12])
+@pytest.mark.parametrize(("niceness", "nicer"), [(0, 5), (17, 19)])
 def test_a_release_comes_up_where_its_thread_cannot_give_way(
-    start, releases, monkeypatch, niceness
+    start, releases, monkeypatch, niceness, nicer
 ):
     asked = []
 
     def refuse(which: int, who: int, value: int) -> None:
+        assert who != os.getpid(), "that is the thread that the process began with"
         asked.append(value)
         raise PermissionError
 
@@ -371,7 +472,7 @@ def test_a_release_comes_up_where_its_thread_cannot_give_way(
     monkeypatch.setattr(os, "setpriority", refuse)
     releases.publish(1)
     start().health.wait_for("SERVING")
-    assert asked == [niceness + 5]
+    assert asked == [nicer]
 
 
 def test_a_model_is_loaded_with_pauses_only_while_another_one_answers_calls(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import secrets
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,7 +193,7 @@ class Engine:
         `max_ref_len` seconds of the model's config (coqui-tts, `get_conditioning_latents`).
 
         Args:
-            check: called between the parts of the work; what it raises ends it.
+            check: called several times a second; what it raises ends the work.
 
         Raises:
             RequestError: a clip is too short, or is no audio.
@@ -205,7 +207,10 @@ class Engine:
         ]
         speakers, heard = [], []
         for clip in clips:
-            with self._decoder.turns.take(check):
+            with (
+                self._decoder.turns.take(check),
+                self._watched(model.hifigan_decoder.speaker_encoder, check),
+            ):
                 speakers.append(model.get_speaker_embedding(clip, SAMPLE_RATE_HZ))
         for part in _heard_parts(torch.cat(clips, dim=-1), model):
             with self._decoder.turns.take(check):
@@ -220,6 +225,26 @@ class Engine:
         return Latents(
             gpt_cond=torch.stack(heard).mean(dim=0), speaker=torch.stack(speakers).mean(dim=0)
         )
+
+    @contextlib.contextmanager
+    def _watched(self, network: torch.nn.Module, check: Callable[[], None]) -> Iterator[None]:
+        """Between the stages of a network that this thread runs, `check` is called and others have
+        their turn: half a minute of audio takes seconds in one go."""
+        thread = threading.get_ident()
+
+        def pause(*_: object) -> None:
+            if threading.get_ident() == thread:
+                check()
+                self._decoder.turns.pass_on(check)
+
+        stages = [
+            *network.children(),
+            *itertools.chain(*(stage.children() for stage in network.children())),
+        ]
+        with contextlib.ExitStack() as hooks:
+            for stage in stages:
+                hooks.callback(stage.register_forward_pre_hook(pause).remove)
+            yield
 
     def sentences(self, text: str, language: str) -> list[str]:
         """What is spoken of `text`: its words written out, cut at sentences within the language's

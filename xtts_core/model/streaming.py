@@ -26,7 +26,6 @@ VOCODER_CONTEXT_FRAMES = 13
 class AnyVocoder(Protocol):
     """What `vocode` needs of a vocoder."""
 
-    hop_length: int
     scales: tuple[float, ...]
 
     def __call__(

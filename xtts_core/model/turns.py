@@ -22,6 +22,22 @@ class Turns:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
 
+    def pass_on(self, check: Callable[[], None]) -> None:
+        """Within one's turn: let the others that wait go first.
+
+        Args:
+            check: called now and then while waiting; what it raises ends the wait.
+        """
+        with self._lock:
+            mine = self._waiting[0]
+            if len(self._waiting) == 1:
+                return
+            mine.clear()
+            self._waiting.rotate(-1)
+            self._waiting[0].set()
+        while not mine.wait(_LOOK_UP_S):
+            check()
+
     @contextlib.contextmanager
     def take(self, check: Callable[[], None]) -> Iterator[None]:
         """Wait for the turn and keep it in the block.

@@ -398,6 +398,48 @@ def test_listening_to_a_voice_ends_where_nobody_waits_for_it(
             listening.result()
 
 
+@pytest.mark.parametrize("stage", [1, 5, 20])
+def test_listening_ends_amid_a_recording_too(
+    engine: Engine, recording: FloatArray, stage: int
+) -> None:
+    """Nobody else computes, so the turn is had at once and the check is called in the network."""
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stage:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        engine.latents([recording], check=check)
+    assert calls == stage
+    network = engine._model.hifigan_decoder.speaker_encoder
+    assert not any(part._forward_pre_hooks for part in network.modules())
+
+
+def test_others_have_their_turn_while_a_recording_is_listened_to(
+    engine: Engine, recording: FloatArray
+) -> None:
+    heard = engine.latents([recording])
+    listened = threading.Event()
+    others = 0
+
+    def compute() -> None:
+        nonlocal others
+        while not listened.is_set():
+            with engine._decoder.turns.take(lambda: None):
+                others += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        computing = pool.submit(compute)
+        among_others = engine.latents([recording])
+        listened.set()
+        computing.result(30)
+    assert others > 20
+    assert torch.equal(among_others.speaker, heard.speaker)
+
+
 def test_one_letter_at_twice_the_speed_is_still_heard(engine: Engine, voice: Latents) -> None:
     for seed in range(5):
         assert len(engine.synthesize("a", "pt", voice, Sampling(seed=seed, speed=2.0))) > 0

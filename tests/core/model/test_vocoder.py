@@ -216,7 +216,7 @@ class Counted:
 
     def __init__(self, vocoder: Vocoder) -> None:
         self._vocoder = vocoder
-        self.hop_length, self.scales = vocoder.hop_length, vocoder.scales
+        self.scales = vocoder.scales
         self.frames: list[int] = []
 
     def __call__(
