@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RELOAD_HEALTH = "reload"
 
-_WATCHES = ThreadPoolExecutor(32, thread_name_prefix="health")
+_WATCHES = ThreadPoolExecutor(256, thread_name_prefix="health")
 """A thread for each Watch of the health, for all services of this process: without one, grpcio
 sends under a lock that gRPC's only polling thread wants too, and all calls may stop for ever
 (grpc/grpc#43403)."""
