@@ -9,21 +9,35 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
+DEMO_FILES = {f"tests/e2e/test_{name}.py" for name in ("dagster_dev", "demo", "long_runs")}
 
 
-@pytest.hookimpl(tryfirst=True)
+class FilesTogether(LoadScopeScheduling):
+    """Where tests run at one time, a file stays together, and so do those whose tests look at one
+    finished demo, which takes minutes to make.
+
+    xdist's own groups (3.8) do not reach pytest's node ids any more (9.2).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "demo" if path in DEMO_FILES else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    """How tests are spread over processes."""
+    return FilesTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run at one time, a file stays together, and so do all tests of the finished demo,
-    which takes minutes to make. The end-to-end tests come first: the last ones should be short."""
+    """The end-to-end tests come first: the last ones should be short."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
-    for item in items:
-        shares_demo = "finished_demo" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if shares_demo else str(item.path)))
 
 
 @pytest.fixture(scope="session")
