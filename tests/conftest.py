@@ -36,8 +36,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogethe
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The end-to-end tests come first: the last ones should be short."""
+    """The end-to-end tests come first: the last ones should be short. The first of them makes the
+    demo, and may take longer than others."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(900), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -70,11 +70,20 @@ class Programs:
         """Wait until something holds of the files below a folder, looking after each change."""
         deadline = time.monotonic() + within_s
         folder.mkdir(parents=True, exist_ok=True)
-        for _ in watch(folder, rust_timeout=500, yield_on_timeout=True, watch_filter=None):
+        looks = watch(
+            folder,
+            rust_timeout=500,
+            yield_on_timeout=True,
+            watch_filter=None,
+            # Any signal counts as one, also that of a test whose time is over.
+            raise_interrupt=False,
+        )
+        for _ in looks:
             if holds():
                 return
             if time.monotonic() > deadline:
                 pytest.fail(f"not seen below {folder} within {within_s:g} s")
+        pytest.fail(f"the wait for {folder} was interrupted")
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """`kill -9` of the program and of all that it started."""
