@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     demo, and may take longer than others."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
     for item in items:
-        if "e2e" in item.path.parts:
+        if "e2e" in item.path.parts and not item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(900), append=False)
 
 
