@@ -277,7 +277,7 @@ def test_a_request_whose_caller_went_away_is_not_moved_on(
     with pytest.raises(GoneError):
         list(leaving)
     assert drawn
-    assert True not in drawn
+    assert not any(drawn)
 
 
 def test_a_request_with_damaged_conditioning_ends_alone(
