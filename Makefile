@@ -10,6 +10,10 @@ PORT ?= 3000
 # be in each other's way.
 WORKERS ?= 2
 
+# Compiled modules are kept where a machine says that they should not be: a program that loads a
+# model would else compile thousands of them for 15 s each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test check test-long protos dev serve lock
 
 install: $(STAMP)
