@@ -4,7 +4,7 @@ One text is given up while its prompt is read, while its codes are drawn and whi
 and a recording of 30 s while it is listened to, alone and among seven texts; the caller's thread
 has to come back, and the batch has to be without it.
 
-    OMP_NUM_THREADS=2 python benchmarks/service/cancellation.py
+    OMP_NUM_THREADS=2 python benchmarks/service/cancellation.py [--weights float32]
 """
 
 from __future__ import annotations
@@ -87,12 +87,13 @@ def among_others(engine: Engine, voice: Latents) -> Iterator[None]:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--base", type=Path, help="a folder to keep the model in")
+    arguments.add_argument("--weights", default="auto", help="as in config/service.yaml")
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = asked.base or Path(folder) / "base"
         if not base.exists():
             write_base(base)
-        engine = Engine.load(base, EngineSettings(device="cpu"))
+        engine = Engine.load(base, EngineSettings(device="cpu", weights=asked.weights))
         voice = Latents(torch.randn(1, 32, 1_024), torch.randn(1, 512, 1))
         engine.synthesize(TEXT, "pt", voice, Sampling(max_audio_tokens=3))
         slowest = max(print_delays("alone", engine, voice))
