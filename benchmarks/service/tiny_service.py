@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 
 from xtts_core.model.base import make_base_model
 from xtts_core.model.checkpoint import write_checkpoint
-from xtts_core.model.loading import load_model, model_state
+from xtts_core.model.loading import MODEL_FILE, load_model, model_state
 from xtts_core.settings import BaseModelSettings, TrainingSettings
 from xtts_core.store import CorpusStore, sha256_file, write_json
 
@@ -36,12 +37,17 @@ class TinyReleases:
         soundfile.write(self._clip, noise, 22_050, subtype="PCM_16")
         self._state = model_state(load_model(self.store.base_model("tiny")))
 
-    def publish(self, release: int) -> str:
-        """Write a release and let serving.json name it; its version."""
+    def publish(self, release: int, *, loads: bool = True, whole: bool = True) -> str:
+        """Write a release and let serving.json name it; its version.
+
+        Args:
+            loads: its weights are those of the model.
+            whole: its files are as long as they were when the manifest was written.
+        """
         directory = write_checkpoint(
             self.store.releases_dir / str(release),
             base_dir=self.store.base_model("tiny"),
-            state=self._state,
+            state=self._state if loads else {"nothing": torch.zeros(1)},
             adapter_dir=None,
             voices={SPEAKER: [self._clip]},
             settings={},
@@ -50,6 +56,9 @@ class TinyReleases:
             licence="Apache-2.0",
             created_at=datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=release),
         )
+        if not whole:
+            with (directory / MODEL_FILE).open("r+b") as weights:
+                weights.truncate(1_000)
         write_json(
             self.store.root / "serving.json",
             {
