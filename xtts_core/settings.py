@@ -542,6 +542,10 @@ class Environment:
     def service(self) -> ServiceSettings:
         return load_settings(ServiceSettings, self.config_dir)
 
+    def base_model_name(self) -> str:
+        """`XTTS_BASE_MODEL`, or where it is unset the base model of `config/training.yaml`."""
+        return self.base_model or self.training().base_model.name
+
     def training(self, file: Path | None = None) -> TrainingSettings:
         """`config/training.yaml`, or another file in its place, with `XTTS_BASE_MODEL` in place of
         its base model."""

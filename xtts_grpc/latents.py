@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ from xtts_core.store import atomic_file, sha256_file
 
 FORMAT = 1
 """Raised when the same model and reference would give other latents, or the file changes."""
+_SERVED = "served"
+"""A file whose time says when the model began to serve; a model that was refused has none."""
 KEPT_MODELS = 2
 """The model that serves and the one before, to which somebody may go back."""
 
@@ -103,9 +104,9 @@ class LatentsFolder:
         """
         folder = self._folder(manifest_sha256)
         folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
+        (folder / _SERVED).touch()
         others = [path for path in self._root.iterdir() if path != folder]
-        others.sort(key=lambda path: path.stat().st_mtime_ns)
+        others.sort(key=_last_served)
         for old in others[: max(0, len(others) - KEPT_MODELS + 1)]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -132,6 +133,13 @@ def _load(path: Path) -> Latents:
     if said != _digest(latents):
         raise ValueError("its content is not what was written")
     return latents
+
+
+def _last_served(folder: Path) -> int:
+    try:
+        return (folder / _SERVED).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _name(voice: str) -> str:

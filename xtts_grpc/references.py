@@ -68,7 +68,9 @@ def decode_references(files: Sequence[bytes], max_s: float) -> list[NDArray[np.i
             )
         left_s -= len(audio) / rate_hz
         _require_sound(audio, where)
-        decoded.append(to_pcm16(soxr.resample(audio, rate_hz, SAMPLE_RATE_HZ)))
+        resampled = soxr.resample(audio, rate_hz, SAMPLE_RATE_HZ)
+        # Brought down where it is over full scale: cut peaks would be heard in the voice.
+        decoded.append(to_pcm16(resampled / np.abs(resampled).max(initial=1.0)))
     return decoded
 
 

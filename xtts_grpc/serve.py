@@ -12,9 +12,11 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import grpc
@@ -32,7 +34,7 @@ from xtts_grpc.security import Tls, Tokens
 if TYPE_CHECKING:
     from xtts_core.model.engine import Engine
     from xtts_core.settings import EngineSettings, ServiceSettings
-    from xtts_grpc.reload import Checkpoint, LoadEngine
+    from xtts_grpc.model_store import Checkpoint, LoadEngine
 
 RELOAD_HEALTH = "reload"
 
@@ -86,7 +88,8 @@ class Service:
         load_engine: LoadEngine | None = None,
     ) -> None:
         from xtts_core.model.engine import Engine
-        from xtts_grpc.reload import ModelStore, ReleaseFollower
+        from xtts_grpc.model_store import ModelStore
+        from xtts_grpc.reload import ReleaseFollower
         from xtts_grpc.servicer import SynthesisServicer
         from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
         from xtts_grpc.voices import VoiceStore
@@ -94,9 +97,7 @@ class Service:
         self._settings = settings
         self._serving = serving
         self._names = ("", SERVICE_NAME)
-        self._health = health.HealthServicer(
-            experimental_non_blocking=False, experimental_thread_pool=_WATCHES
-        )
+        self._health = _Health()
         self._told: dict[str, bool] = {}
         self._metrics = Metrics()
         self._report_health(serving=False, refused=False)
@@ -162,11 +163,14 @@ class Service:
     def stop(self) -> None:
         """Refuse new calls, let those in flight end within `server.drain_s`, free the model."""
         self._health.enter_graceful_shutdown()
-        drained = self._server.stop(self._settings.server.drain_s)
-        log.info("stopping: new calls are refused")
-        drained.wait()
         if self._follower is not None:
             self._follower.stop()
+        drained = self._server.stop(self._settings.server.drain_s)
+        log.info("stopping: new calls are refused")
+        self._health.end_watches()
+        drained.wait()
+        if self._follower is not None:
+            self._follower.join()
         self._store.close()
         if self._stop_metrics is not None:
             self._stop_metrics()
@@ -197,6 +201,43 @@ class Service:
         self._metrics.model(serving=serving, refused=refused)
 
 
+class _Health(health.HealthServicer):  # type: ignore[misc]
+    """Health whose watches end with the service: it would wait for them as for any call."""
+
+    def __init__(self) -> None:
+        super().__init__(experimental_non_blocking=False, experimental_thread_pool=_WATCHES)
+        self._changing = threading.Lock()
+        self._watches: set[SimpleQueue[health_pb2.HealthCheckResponse | None]] = set()
+        self._ended = False
+
+    def Watch(  # noqa: N802 (the name is the protocol's)
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.ServicerContext,
+        send_response_callback: Any = None,
+    ) -> Iterator[health_pb2.HealthCheckResponse]:
+        states: SimpleQueue[health_pb2.HealthCheckResponse | None] = SimpleQueue()
+        super().Watch(request, context, states.put)
+        with self._changing:
+            self._watches.add(states)
+            if self._ended:
+                states.put(None)
+        if not context.add_callback(lambda: self._forget(states)):
+            self._forget(states)
+        return iter(states.get, None)
+
+    def end_watches(self) -> None:
+        """End the streams of all that watch."""
+        with self._changing:
+            self._ended = True
+            for states in self._watches:
+                states.put(None)
+
+    def _forget(self, states: SimpleQueue[health_pb2.HealthCheckResponse | None]) -> None:
+        with self._changing:
+            self._watches.discard(states)
+
+
 def choose_serving(environment: Environment, *, strict: bool) -> Path | Checkpoint:
     """The serving.json to follow, or the one checkpoint that `XTTS_CUSTOM_CHECKPOINT` asks for.
 
@@ -207,7 +248,7 @@ def choose_serving(environment: Environment, *, strict: bool) -> Path | Checkpoi
     """
     from xtts_core.errors import ReleaseError
     from xtts_core.store import CorpusStore
-    from xtts_grpc.reload import Checkpoint
+    from xtts_grpc.model_store import Checkpoint
 
     custom = environment.custom_checkpoint
     if custom is None:
@@ -222,7 +263,7 @@ def choose_serving(environment: Environment, *, strict: bool) -> Path | Checkpoi
     if strict:
         raise missing
     log.error("%s. The base model serves in its place", missing)
-    base = environment.training().base_model.name
+    base = environment.base_model_name()
     directory = CorpusStore(environment.corpus_root).base_model(base)
     return Checkpoint(directory, "base-model", fallback_reason=str(missing))
 

@@ -31,8 +31,8 @@ from xtts_grpc.audio import StreamEncoder, encode, resolve_format
 from xtts_grpc.client import REASON_KEY
 from xtts_grpc.logs import tell
 from xtts_grpc.messages import RETRY_KEY
+from xtts_grpc.model_store import Source
 from xtts_grpc.places import CallEndedError, Places
-from xtts_grpc.reload import Source
 from xtts_grpc.v1 import synthesis_pb2 as pb
 from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
 from xtts_grpc.validation import Task, check_page_size, check_spoken_length, check_utterance
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from xtts_core.model.engine import Latents
     from xtts_core.settings import ServiceSettings
     from xtts_grpc.metrics import Metrics
-    from xtts_grpc.reload import Model, ModelStore, ReleaseFollower
+    from xtts_grpc.model_store import Model, ModelStore
+    from xtts_grpc.reload import ReleaseFollower
     from xtts_grpc.voices import Voice, VoiceStore
 
     FloatArray = NDArray[np.float32]
@@ -196,11 +197,14 @@ class SynthesisServicer(pb_grpc.SynthesisServiceServicer):
                     where="XTTS_CUSTOM_CHECKPOINT",
                     remedy="Unset it and start the service again to follow releases",
                 )
+            before = self._store.checkpoint
             with self._reload_places():
-                changed = self._follower.check(now=True, wanted=_waited_for(context))
+                self._follower.check(now=True, wanted=_waited_for(context))
             with self._store.lease() as model:
                 return pb.ReloadModelResponse(
-                    model_version=model.version, release=model.checkpoint.release, changed=changed
+                    model_version=model.version,
+                    release=model.checkpoint.release,
+                    changed=model.checkpoint != before,
                 )
 
     @contextlib.contextmanager

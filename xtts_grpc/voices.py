@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import soundfile
 
-from xtts_core.errors import RequestError, VoiceNotFoundError, VoicesFullError
+from xtts_core.errors import DecodeError, RequestError, VoiceNotFoundError, VoicesFullError
+from xtts_core.model.engine import FloatArray, read_reference
 from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
 from xtts_core.store import atomic_dir, read_json, write_json
 from xtts_grpc.latents import LatentsFolder
@@ -36,6 +38,8 @@ MAX_CONSENT_CHARACTERS = 2_000
 _VOICE_ID = re.compile(r"voice-[0-9a-f]{16}")
 _RECORD = "voice.json"
 _DELETED = ".deleted-"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,11 @@ class VoiceStore:
         reference_s = sum(map(len, references)) / SAMPLE_RATE_HZ
         voice_id = _voice_id(references)
         with self._changing:
-            if not self._folder(voice_id).is_dir():
+            try:
+                return self.get(voice_id)
+            except VoiceNotFoundError:
+                if self._folder(voice_id).is_dir():
+                    self._remove(voice_id)
                 self._require_room()
                 self._write(voice_id, references, reference_s, label, consent)
         return self.get(voice_id)
@@ -95,39 +103,47 @@ class VoiceStore:
         """A voice by its id.
 
         Raises:
-            VoiceNotFoundError: there is none.
+            VoiceNotFoundError: there is none, or it is damaged.
         """
-        record_path = self._folder(voice_id) / _RECORD
-        # What is no id must not reach the file system: it may be longer than a name can be.
-        if not _VOICE_ID.fullmatch(voice_id) or not record_path.is_file():
-            raise VoiceNotFoundError(
-                f"There is no voice {quoted(voice_id)}",
-                where="voice_id",
-                remedy="Clone it first, or name a speaker of the model",
+        folder = self._folder(voice_id)
+        try:
+            record = read_json(folder / _RECORD)
+            return Voice(
+                voice_id=voice_id,
+                references=tuple(folder / name for name in record["references"]),
+                reference_s=record["reference_s"],
+                label=record["label"],
+                consent=record["consent"],
+                created_at=datetime.fromisoformat(record["created_at"]),
             )
-        record = read_json(record_path)
-        return Voice(
-            voice_id=voice_id,
-            references=tuple(record_path.parent / name for name in record["references"]),
-            reference_s=record["reference_s"],
-            label=record["label"],
-            consent=record["consent"],
-            created_at=datetime.fromisoformat(record["created_at"]),
-        )
+        except FileNotFoundError:
+            raise _no_voice(voice_id) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("the voice %s is damaged: %r", voice_id, error)
+            raise _damaged(voice_id) from error
+
+    def read(self, voice_id: str) -> list[FloatArray]:
+        """The reference audio of a voice: mono float32 at 22 050 Hz.
+
+        Raises:
+            VoiceNotFoundError: there is none, or it is damaged.
+        """
+        try:
+            return [read_reference(path) for path in self.get(voice_id).references]
+        except DecodeError as error:
+            log.warning("the voice %s is damaged: %s", voice_id, error)
+            raise _damaged(voice_id) from error
 
     def delete(self, voice_id: str) -> None:
-        """Remove a voice, its reference audio and its latents under every model.
+        """Remove a voice, a damaged one too, its reference audio and its latents under every model.
 
         Raises:
             VoiceNotFoundError: there is none.
         """
         with self._changing:
-            self.get(voice_id)
-            # Renamed first: gone at once; what a killed service leaves of it goes the next time.
-            self._folder(voice_id).rename(self._root / f"{_DELETED}{voice_id}-{token_hex(4)}")
-            for deleted in self._root.glob(f"{_DELETED}*"):
-                self.latents.delete(deleted.name.removeprefix(_DELETED).rpartition("-")[0])
-                rmtree(deleted)
+            if not self._folder(voice_id).is_dir():
+                raise _no_voice(voice_id)
+            self._remove(voice_id)
 
     def ids(self) -> list[str]:
         """The ids of all voices, sorted."""
@@ -136,7 +152,17 @@ class VoiceStore:
         return sorted(p.name for p in self._root.iterdir() if _VOICE_ID.fullmatch(p.name))
 
     def _folder(self, voice_id: str) -> Path:
+        # What is no id must not reach the file system: it may be longer than a name can be.
+        if not _VOICE_ID.fullmatch(voice_id):
+            raise _no_voice(voice_id)
         return self._root / voice_id
+
+    def _remove(self, voice_id: str) -> None:
+        # Renamed first: gone at once; what a killed service leaves of it goes the next time.
+        self._folder(voice_id).rename(self._root / f"{_DELETED}{voice_id}-{token_hex(4)}")
+        for deleted in self._root.glob(f"{_DELETED}*"):
+            self.latents.delete(deleted.name.removeprefix(_DELETED).rpartition("-")[0])
+            rmtree(deleted)
 
     def _decode(self, files: Sequence[bytes]) -> list[NDArray[np.int16]]:
         if not 1 <= len(files) <= MAX_REFERENCES:
@@ -200,6 +226,22 @@ def _voice_id(references: Sequence[NDArray[np.int16]]) -> str:
         digest.update(len(samples).to_bytes(8, "little"))
         digest.update(samples.tobytes())
     return f"voice-{digest.hexdigest()[:16]}"
+
+
+def _no_voice(voice_id: str) -> VoiceNotFoundError:
+    return VoiceNotFoundError(
+        f"There is no voice {quoted(voice_id)}",
+        where="voice_id",
+        remedy="Clone it first, or name a speaker of the model",
+    )
+
+
+def _damaged(voice_id: str) -> VoiceNotFoundError:
+    return VoiceNotFoundError(
+        f"The voice {voice_id} is damaged; the service's log says how",
+        where="voice_id",
+        remedy="Clone it again from the same recordings, or delete it",
+    )
 
 
 def _check_text(text: str, field: str, longest: int) -> None:

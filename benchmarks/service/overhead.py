@@ -38,7 +38,7 @@ from xtts_core.model.engine import Latents
 from xtts_core.settings import EngineSettings, ServiceSettings
 from xtts_core.text import split_sentences
 from xtts_grpc.client import Encoding, SynthesisClient
-from xtts_grpc.reload import Checkpoint
+from xtts_grpc.model_store import Checkpoint
 from xtts_grpc.serve import Service
 
 TEXT = "Bom dia, tudo bem?"

@@ -35,8 +35,9 @@ from xtts_core.model.checkpoint import (
     write_checkpoint,
     write_manifest,
 )
-from xtts_core.model.engine import Latents
+from xtts_core.model.engine import Delivery, Engine, Latents
 from xtts_core.model.loading import load_model, model_state
+from xtts_core.model.sampling import Sampling
 from xtts_core.settings import (
     BaseModelSettings,
     EngineSettings,
@@ -45,7 +46,7 @@ from xtts_core.settings import (
 )
 from xtts_core.store import CorpusStore, read_json, sha256_file, write_json
 from xtts_core.text import split_sentences
-from xtts_grpc.client import SynthesisClient
+from xtts_grpc.client import Encoding, Speech, SynthesisClient
 from xtts_grpc.security import Tls
 from xtts_grpc.serve import Service
 
@@ -59,6 +60,11 @@ class SineEngine:
     It stands where a model would cost seconds and would say nothing more about the service: the
     tone's frequency is the checkpoint's (so a listener hears which one spoke), its loudness the
     voice's, its length the text's. It checks that it is never used once it is closed.
+
+    Attributes:
+        delivered: what it tells of every text.
+        asked: the sampling settings of each text.
+        left: released for each text that its caller did not wait for.
     """
 
     sample_rate_hz = 24_000
@@ -74,7 +80,9 @@ class SineEngine:
         self.languages = ("pt", "en", "zh-cn")
         self.hz = float(tone["hz"])
         self.mute = bool(tone.get("mute"))
-        self.cut_sentences = 0
+        self.delivered = Delivery()
+        self.asked: list[Sampling] = []
+        self.left = threading.Semaphore(0)
         self.closed = False
         self._voices = {p.name: sorted(p.glob("*.wav")) for p in directory.glob("voices/*")}
         self._gate = gate
@@ -112,15 +120,20 @@ class SineEngine:
         delivery: Any = None,
     ) -> Iterator[np.ndarray]:
         if delivery is not None:
-            delivery.cut = self.cut_sentences
+            delivery.cut, delivery.retried = self.delivered.cut, self.delivered.retried
+        self.asked.append(sampling)
         samples = 0 if self.mute else int(len(text) * self.character_samples / sampling.speed)
         phase = 2 * np.pi * self.hz * np.arange(samples) / self.sample_rate_hz + sampling.seed
         tone = (float(latents.speaker[0, 0, 0]) * np.sin(phase)).astype(np.float32)
-        for start in range(0, max(samples, 1), self.chunk_samples):
-            assert not self.closed
-            yield tone[start : start + self.chunk_samples]
-            self._gate.pass_through()
-            check()
+        try:
+            for start in range(0, max(samples, 1), self.chunk_samples):
+                assert not self.closed
+                yield tone[start : start + self.chunk_samples]
+                self._gate.pass_through(self, check)
+                check()
+        except BaseException:
+            self.left.release()
+            raise
 
     def close(self) -> None:
         assert not self.closed
@@ -128,8 +141,8 @@ class SineEngine:
 
 
 class Gate:
-    """Holds calls inside the engine while it is shut, and knows every engine that was loaded, and
-    how many references each time that latents were computed.
+    """Holds calls inside the engines that are loaded when it is shut, and knows every engine that
+    was loaded, and how many references each time that latents were computed.
 
     `before_load` is called with each directory before it is loaded.
     """
@@ -141,6 +154,7 @@ class Gate:
         self.reached = threading.Semaphore(0)
         self._open = threading.Event()
         self._open.set()
+        self._held: tuple[SineEngine, ...] = ()
 
     def load(self, directory: Path, settings: EngineSettings) -> SineEngine:
         if self._before_load is not None:
@@ -148,6 +162,7 @@ class Gate:
         return SineEngine(directory, self)
 
     def shut(self) -> None:
+        self._held = tuple(self.engines)
         self._open.clear()
 
     def open(self) -> None:
@@ -156,10 +171,11 @@ class Gate:
     def wait_for_call(self) -> None:
         assert self.reached.acquire(timeout=30)
 
-    def pass_through(self) -> None:
-        if not self._open.is_set():
+    def pass_through(self, engine: SineEngine, check: Callable[[], None]) -> None:
+        if engine in self._held and not self._open.is_set():
             self.reached.release()
-            assert self._open.wait(30)
+            while not self._open.wait(0.005):
+                check()
 
 
 class Releases:
@@ -239,15 +255,24 @@ class Health:
 
 
 class Running:
-    """A started service of sine engines, with all that a test needs to use and watch it."""
+    """A started service with all that a test needs to use and watch it.
+
+    Its engines are sine engines, unless it was given others.
+    """
 
     def __init__(self, service: Service, releases: Releases, gate: Gate) -> None:
         self.service = service
         self.releases = releases
         self.gate = gate
         self.address = service.address
-        self.client = SynthesisClient(service.address, timeout_s=30)
+        self.client = SynthesisClient(service.address, timeout_s=60)
         self.health = Health(service.address)
+
+    def say(self, voice_id: str = "dora") -> Speech:
+        """A short text in PCM16, the same for the same voice and model."""
+        return self.client.synthesize(
+            "Bom dia, tudo bem?", voice_id=voice_id, encoding=Encoding.PCM16, seed=1
+        )
 
     def close(self) -> None:
         self.gate.open()
@@ -333,10 +358,16 @@ def audio_file(recording: np.ndarray) -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture
-def fast_settings() -> ServiceSettings:
-    """The defaults, with serving.json polled fast."""
-    return service_settings()
+@pytest.fixture(scope="session")
+def pitch_hz() -> Callable[..., float]:
+    """The strongest frequency in samples, or in the bytes of PCM16."""
+
+    def strongest(audio: bytes | np.ndarray, rate_hz: int = 24_000) -> float:
+        samples = np.frombuffer(audio, "<i2") if isinstance(audio, bytes) else audio
+        spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+        return float(np.argmax(spectrum)) * rate_hz / len(samples)
+
+    return strongest
 
 
 @pytest.fixture
@@ -430,6 +461,17 @@ def publish_tiny(tiny_corpus: CorpusStore) -> Iterator[Callable[[int], str]]:
 
     yield publish
     serving.unlink()
+
+
+@pytest.fixture
+def tiny_service(
+    start: Callable[..., Running], tiny_corpus: CorpusStore, publish_tiny: Callable[[int], str]
+) -> Running:
+    """A service that serves release 1 of `tiny` with the real engine."""
+    publish_tiny(1)
+    service = start(tiny_corpus.root / "serving.json", load_engine=Engine.load)
+    service.health.wait_for("SERVING")
+    return service
 
 
 class Process:

@@ -47,3 +47,14 @@ def test_a_watch_hears_of_changes_alone(start, releases):
                 service.service._report_health(serving=False, refused=True)
             releases.publish(1)
     assert heard == ["NOT_SERVING", "SERVING"]
+
+
+def test_a_service_that_stops_waits_for_nobody_who_only_watches(start, releases):
+    releases.publish(1)
+    service = start(server={"drain_s": 3_600.0})
+    service.health.wait_for("SERVING")
+    with grpc.insecure_channel(service.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        service.service.stop()
+        assert [answer.status for answer in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]

@@ -14,20 +14,16 @@ from safetensors.torch import load_file, save_file
 
 from xtts_core.model.engine import Engine, Latents, read_reference
 from xtts_core.settings import EngineSettings
-from xtts_grpc.client import Encoding, ServiceError
+from xtts_core.store import sha256_file
+from xtts_grpc.client import ServiceError
 from xtts_grpc.latents import LatentsFolder
 from xtts_grpc.places import CallEndedError
 
-TEXT = "Bom dia, tudo bem?"
 MANIFEST = "a" * 64
 
 
-def say(running, voice_id="dora"):
-    return running.client.synthesize(TEXT, voice_id=voice_id, encoding=Encoding.PCM16, seed=1)
-
-
 def files(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "voices" / ".latents").glob("*/*"))
+    return sorted((tmp_path / "voices" / ".latents").glob("*/*.safetensors"))
 
 
 @pytest.fixture
@@ -53,12 +49,12 @@ def test_a_restart_computes_nothing_that_was_computed_before(start, releases, au
     before = start()
     before.health.wait_for("SERVING")
     voice_id = before.client.clone_voice([audio_file()]).voice_id
-    spoken = say(before, voice_id).audio
+    spoken = before.say(voice_id).audio
     assert len(before.gate.heard) == 2
     after = start()
     after.health.wait_for("SERVING")
     assert set(after.service._store.serving.voices_in_use()) == {"dora", voice_id}
-    assert say(after, voice_id).audio == spoken
+    assert after.say(voice_id).audio == spoken
     assert after.gate.heard == []
 
 
@@ -115,13 +111,13 @@ def test_a_damaged_file_is_named_and_made_again(
     before = start()
     before.health.wait_for("SERVING")
     voice_id = before.client.clone_voice([audio_file()]).voice_id
-    spoken = say(before, voice_id).audio
+    spoken = before.say(voice_id).audio
     kept = {path: path.read_bytes() for path in files(tmp_path)}
     for path in kept:
         damage(path)
     after = start()
     after.health.wait_for("SERVING")
-    assert say(after, voice_id).audio == spoken
+    assert after.say(voice_id).audio == spoken
     assert {path: path.read_bytes() for path in files(tmp_path)} == kept
     for path in kept:
         assert f"the latents in {path} are not used" in caplog.text
@@ -137,7 +133,7 @@ def test_a_folder_that_takes_no_file_costs_no_call_and_is_told_of_once(
     service.health.wait_for("SERVING")
     for seconds in (4.0, 5.0):
         voice_id = service.client.clone_voice([audio_file(seconds)]).voice_id
-        assert say(service, voice_id).audio
+        assert service.say(voice_id).audio
     service.client.delete_voice(voice_id)
     assert caplog.text.count("no latents are kept in") == 1
 
@@ -145,7 +141,7 @@ def test_a_folder_that_takes_no_file_costs_no_call_and_is_told_of_once(
 def test_a_deleted_voice_leaves_no_latents_under_any_release(running, audio_file, tmp_path):
     [theirs] = {path.name for path in files(tmp_path)}
     voice_id = running.client.clone_voice([audio_file()]).voice_id
-    say(running, voice_id)
+    running.say(voice_id)
     running.releases.publish(2)
     running.client.reload_model()
     speaker = theirs.split(".")[0]
@@ -154,7 +150,7 @@ def test_a_deleted_voice_leaves_no_latents_under_any_release(running, audio_file
     assert all(path.name.startswith(speaker) for path in files(tmp_path))
     assert len(files(tmp_path)) == 2
     with pytest.raises(ServiceError) as caught:
-        say(running, voice_id)
+        running.say(voice_id)
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
 
 
@@ -174,7 +170,7 @@ def test_a_voice_that_is_deleted_while_it_is_heard_leaves_nothing(
     voice = running.service._store.serving._voices.add([audio_file()])
     monkeypatch.setattr(engine, "latents", slowly)
     with ThreadPoolExecutor(1) as caller:
-        call = caller.submit(say, running, voice.voice_id)
+        call = caller.submit(running.say, voice.voice_id)
         assert heard.wait(30)
         running.client.delete_voice(voice.voice_id)
         deleted.set()
@@ -278,8 +274,8 @@ def test_what_could_not_be_computed_is_tried_again(running, audio_file, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(engine, "latents", lambda references, **how: 1 / 0)
         with pytest.raises(ServiceError):
-            say(running, voice_id)
-    assert say(running, voice_id).audio
+            running.say(voice_id)
+    assert running.say(voice_id).audio
 
 
 def test_memory_holds_as_many_voices_as_are_allowed_and_files_the_others(
@@ -291,10 +287,10 @@ def test_memory_holds_as_many_voices_as_are_allowed_and_files_the_others(
     cloned = [
         service.client.clone_voice([audio_file(seconds)]).voice_id for seconds in (3.0, 4.0, 5.0)
     ]
-    spoken = [say(service, voice_id).audio for voice_id in cloned]
+    spoken = [service.say(voice_id).audio for voice_id in cloned]
     assert service.service._store.serving.voices_in_use() == cloned[1:]
     computed = len(service.gate.heard)
-    assert [say(service, voice_id).audio for voice_id in cloned] == spoken
+    assert [service.say(voice_id).audio for voice_id in cloned] == spoken
     assert len(service.gate.heard) == computed
 
 
@@ -309,6 +305,18 @@ def test_the_latents_of_the_model_that_serves_and_the_one_before_are_kept(
     assert [len(names) for names in folders] == [2, 2, 2]
     assert len(folders[0] & folders[1]) == len(folders[1] & folders[2]) == 1
     assert not folders[0] & folders[2]
+
+
+def test_the_latents_of_the_model_before_outlast_a_release_that_is_refused(running, releases):
+    releases.publish(2, tone={"hz": 1.0, "mute": True})
+    with pytest.raises(ServiceError, match="warm-up sentence is no audio"):
+        running.client.reload_model()
+    releases.publish(3)
+    running.client.reload_model()
+    computed = len(running.gate.heard)
+    releases.point(1, sha256_file(releases.root / "releases/1/manifest.json"))
+    assert running.client.reload_model().release == 1
+    assert len(running.gate.heard) == computed
 
 
 def test_a_file_of_a_killed_writer_goes_with_its_voice(folder, reference, latents, tmp_path):

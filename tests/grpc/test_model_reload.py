@@ -1,50 +1,25 @@
-"""Which model serves: before, while and after releases are published."""
+"""Which checkpoint serves: the release that serving.json names, or a fixed one."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 import threading
-import weakref
-from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
-import soundfile
-import torch
-from safetensors.torch import save_file
 
 from xtts_core.errors import ReleaseError
-from xtts_core.model.checkpoint import describe_files, read_manifest, write_manifest
-from xtts_core.model.engine import Engine
-from xtts_core.settings import EngineSettings, Environment
-from xtts_core.store import read_json, sha256_file, write_json
-from xtts_grpc.client import Encoding, ServiceError, SynthesisClient
+from xtts_core.settings import Environment
+from xtts_core.store import sha256_file
+from xtts_grpc.client import ServiceError, SynthesisClient
 from xtts_grpc.logs import JsonFormatter
-from xtts_grpc.reload import Checkpoint, read_serving
-from xtts_grpc.serve import Service, choose_serving
-
-TEXT = "Bom dia, tudo bem?"
-
-
-def pitch_hz(audio: bytes) -> float:
-    samples = np.frombuffer(audio, "<i2").astype(np.float64)
-    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
-    return float(np.argmax(spectrum)) * 24_000 / len(samples)
-
-
-def loudness(audio: bytes) -> float:
-    return float(np.std(np.frombuffer(audio, "<i2")))
-
-
-def say(running, voice_id="dora"):
-    return running.client.synthesize(TEXT, voice_id=voice_id, encoding=Encoding.PCM16)
+from xtts_grpc.model_store import Checkpoint
+from xtts_grpc.reload import read_serving
+from xtts_grpc.serve import choose_serving
 
 
 def test_without_a_release_calls_are_refused_until_there_is_one(start, releases):
@@ -53,7 +28,7 @@ def test_without_a_release_calls_are_refused_until_there_is_one(start, releases)
     assert service.health.status() == "NOT_SERVING"
     assert service.health.status("") == "NOT_SERVING"
     with pytest.raises(ServiceError) as caught:
-        say(service)
+        service.say()
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
     assert caught.value.service_reason == "no_model"
     waiting = service.client.get_model()
@@ -63,146 +38,8 @@ def test_without_a_release_calls_are_refused_until_there_is_one(start, releases)
     service.health.wait_for("SERVING")
     service.health.wait_for("SERVING", "reload")
     assert service.health.status("") == "SERVING"
-    assert say(service).model_version == version
+    assert service.say().model_version == version
     assert service.client.get_model().last_error == ""
-
-
-def test_ten_releases_published_under_load_fail_no_call(running, releases, audio_file, recording):
-    quiet = audio_file(samples=0.5 * recording)
-    cloned = running.client.clone_voice([quiet]).voice_id
-    loudness_of = {voice: loudness(say(running, voice).audio) for voice in ("dora", cloned)}
-    assert loudness_of[cloned] != pytest.approx(loudness_of["dora"], rel=0.1)
-    numbers = {running.client.get_model().model_version: 1}
-    answered = threading.Semaphore(0)
-    published = threading.Event()
-
-    def call_again_and_again(caller: int) -> list[tuple[str, str, bytes]]:
-        answers = []
-        with SynthesisClient(running.address, timeout_s=30) as client:
-            while not published.is_set() or len(answers) < 25:
-                voice_id = ("dora", cloned)[len(answers) % 2]
-                options = {"voice_id": voice_id, "encoding": Encoding.PCM16, "seed": 0}
-                if (len(answers) // 2 + caller) % 2:
-                    speech = client.synthesize(TEXT, **options)
-                    answers.append((speech.model_version, voice_id, speech.audio))
-                else:
-                    start, *parts, _ = client.stream(TEXT, **options)
-                    answers.append((start.model_version, voice_id, b"".join(parts)))
-                answered.release()
-        return answers
-
-    with ThreadPoolExecutor(8) as callers:
-        calls = [callers.submit(call_again_and_again, caller) for caller in range(8)]
-        try:
-            for release in range(2, 12):
-                for _ in range(16):
-                    assert answered.acquire(timeout=30)
-                if release in (5, 8):
-                    if release == 5:
-                        releases.publish_damaged(release)
-                    else:
-                        releases.publish(release, tone={"silence": True})
-                    with pytest.raises(ServiceError, match="cannot be served"):
-                        running.client.reload_model()
-                    model = running.client.get_model()
-                    assert f"releases/{release}" in model.last_error
-                    assert model.release == release - 1
-                else:
-                    version = releases.publish(release)
-                    numbers[version] = release
-                    assert running.client.reload_model().model_version == version
-                    assert running.client.get_model().last_error == ""
-        finally:
-            published.set()
-        answers = [answer for call in calls for answer in call.result()]
-    assert len(answers) >= 200
-    assert {numbers[version] for version, _, _ in answers} == {1, 2, 3, 4, 6, 7, 9, 10, 11}
-    for version, voice_id, audio in answers:
-        samples = np.frombuffer(audio, "<i2").astype(np.float64)
-        turns = np.arange(len(TEXT) * 1_000) / 24_000
-        tone = np.sin(2 * np.pi * releases.hz(numbers[version]) * turns)
-        # Every sample is of the one model: another one's pitch in a part of it tells.
-        assert np.corrcoef(samples, tone)[0, 1] > 0.999
-        assert loudness(audio) == pytest.approx(loudness_of[voice_id], rel=0.02)
-    assert [engine.closed for engine in running.gate.engines] == [*[True] * 8, False]
-
-
-@pytest.fixture
-def publish_unloadable(tiny_corpus) -> Iterator[Callable[[], None]]:
-    """Publishes a release whose hashes are right and whose weights are those of nothing."""
-    directory = tiny_corpus.releases_dir / "3"
-
-    def publish() -> None:
-        [sound] = (tiny_corpus.releases_dir / "2").iterdir()
-        shutil.copytree(sound, directory)
-        save_file({"nothing": torch.zeros(1)}, directory / "model.safetensors")
-        manifest = read_manifest(directory)
-        sha256 = write_manifest(
-            directory, manifest.model_copy(update={"files": describe_files(directory)})
-        )
-        pointer = tiny_corpus.root / "serving.json"
-        write_json(
-            pointer,
-            {**read_json(pointer), "release": 3, "path": "releases/3", "manifest_sha256": sha256},
-        )
-
-    yield publish
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def test_real_weights_that_do_not_load_are_never_served(
-    tiny_corpus, publish_tiny, publish_unloadable, fast_settings, audio_file, tmp_path
-):
-    first = publish_tiny(1)
-    serving = tiny_corpus.root / "serving.json"
-    service = Service(fast_settings, "127.0.0.1:0", tmp_path / "voices", serving)
-    service.start()
-    try:
-        with SynthesisClient(service.address, timeout_s=60) as client:
-            client.wait_until_serving(60)
-            voice_id = client.clone_voice([audio_file()]).voice_id
-            say = partial(client.synthesize, TEXT, voice_id=voice_id, seed=1)
-            before = say()
-            publish_unloadable()
-            with pytest.raises(ServiceError, match="cannot be served"):
-                client.reload_model()
-            assert client.get_model().model_version == before.model_version == first
-            assert say().audio == before.audio
-            second = publish_tiny(2)
-            client.reload_model()
-            after = say()
-    finally:
-        service.stop()
-    assert after.model_version == second
-    # Both releases have the same weights, so the voice must sound the same.
-    assert after.audio == before.audio
-
-
-def test_a_call_in_flight_ends_on_the_model_it_began_with(running, releases):
-    running.gate.shut()
-    parts = running.client.stream(TEXT, voice_id="dora", encoding=Encoding.PCM16)
-    start = next(parts)
-    running.gate.wait_for_call()
-    running.gate.open()
-    new = releases.publish(2)
-    assert running.client.reload_model().model_version == new
-    old_engine = running.gate.engines[0]
-    audio = b"".join(part for part in parts if isinstance(part, bytes))
-    assert start.model_version != new
-    assert pitch_hz(audio) == pytest.approx(releases.hz(1), abs=2)
-    assert say(running).model_version == new
-    assert old_engine.closed
-
-
-def test_a_cloned_voice_speaks_under_every_later_release(running, releases, audio_file):
-    voice_id = running.client.clone_voice([audio_file()]).voice_id
-    before = loudness(say(running, voice_id).audio)
-    releases.publish(2)
-    running.client.reload_model()
-    speech = say(running, voice_id)
-    assert pitch_hz(speech.audio) == pytest.approx(releases.hz(2), abs=2)
-    assert loudness(speech.audio) == pytest.approx(before, rel=0.02)
-    assert loudness(say(running).audio) != pytest.approx(before, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -259,11 +96,11 @@ def test_a_broken_release_keeps_the_old_model_and_is_reported(
     assert model.last_error_at is not None
     assert service.health.status("reload") == "NOT_SERVING"
     assert service.health.status() == "SERVING"
-    assert say(service).model_version == good
+    assert service.say().model_version == good
     assert sum(not engine.closed for engine in service.gate.engines) == 1
     better = releases.publish(3)
     service.health.wait_for("SERVING", "reload")
-    assert say(service).model_version == better
+    assert service.say().model_version == better
 
 
 def test_going_back_to_the_release_that_serves_clears_the_error(running, releases):
@@ -274,94 +111,6 @@ def test_going_back_to_the_release_that_serves_clears_the_error(running, release
     running.health.wait_for("SERVING", "reload")
     assert running.client.get_model().last_error == ""
     assert len(running.gate.engines) == 1
-
-
-def test_free_first_waits_for_calls_in_flight_before_it_loads(start, releases):
-    releases.publish(1)
-    service = start(reload={"policy": "free-first"})
-    service.health.wait_for("SERVING")
-    service.gate.shut()
-    parts = service.client.stream(TEXT, voice_id="dora", encoding=Encoding.PCM16)
-    next(parts)
-    service.gate.wait_for_call()
-    new = releases.publish(2)
-    service.health.wait_for("NOT_SERVING")
-    assert len(service.gate.engines) == 1
-    service.gate.open()
-    audio = b"".join(part for part in parts if isinstance(part, bytes))
-    service.health.wait_for("SERVING")
-    assert pitch_hz(audio) == pytest.approx(releases.hz(1), abs=2)
-    assert say(service).model_version == new
-    assert service.gate.engines[0].closed
-
-
-def test_free_first_leaves_nothing_of_a_model_in_memory_while_it_loads_another(
-    start, releases, tiny_corpus
-):
-    """With the real engine: the sine engines are kept by the test that looks at them."""
-    left: list[list[weakref.ref]] = []
-    loaded: list[weakref.ref] = []
-
-    def load(directory: Path, settings: EngineSettings) -> Engine:
-        left.append([engine for engine in loaded if engine() is not None])
-        engine = Engine.load(tiny_corpus.base_model("tiny"), settings)
-        loaded.append(weakref.ref(engine._decoder))
-        if directory.name == "3":
-            engine.synthesize = lambda *_: np.zeros(0, np.float32)
-        return engine
-
-    releases.publish(1)
-    service = start(load_engine=load, reload={"policy": "free-first", "poll_s": 3_600.0})
-    service.health.wait_for("SERVING")
-    releases.publish(2)
-    assert service.client.reload_model().release == 2
-    releases.publish(3)
-    with pytest.raises(ServiceError, match="warm-up sentence is no audio"):
-        service.client.reload_model()
-    assert service.client.get_model().release == 2
-    assert left == [[], [], [], []]
-
-
-def test_free_first_tells_both_reasons_where_the_model_before_does_not_come_back(start, releases):
-    out_of_memory = iter(range(1))
-
-    def before_load(directory: Path) -> None:
-        if directory.name == "1" and loaded:
-            for _ in out_of_memory:
-                raise MemoryError("no room for the old one")
-        loaded.append(directory)
-
-    loaded: list[Path] = []
-    releases.publish(1)
-    service = start(before_load=before_load, reload={"policy": "free-first", "poll_s": 0.1})
-    service.health.wait_for("SERVING")
-    good = releases.serving.read_bytes()
-    releases.publish(2, tone={"silence": True})
-    with pytest.raises(ServiceError) as caught:
-        service.client.reload_model()
-    assert "The tone has no frequency" in caught.value.what
-    assert "the one before does not come back (no room for the old one)" in caught.value.what
-    assert not service.client.get_model().serving
-    releases.serving.write_bytes(good)
-    service.health.wait_for("SERVING")
-
-
-def test_free_first_serves_on_where_a_call_does_not_end(start, releases):
-    releases.publish(1)
-    service = start(reload={"policy": "free-first", "free_first_wait_s": 0.1})
-    service.health.wait_for("SERVING")
-    service.gate.shut()
-    parts = service.client.stream(TEXT, voice_id="dora")
-    next(parts)
-    service.gate.wait_for_call()
-    new = releases.publish(2)
-    with pytest.raises(ServiceError, match=r"reload\.free_first_wait_s"):
-        service.client.reload_model()
-    assert service.client.get_model().release == 1
-    service.gate.open()
-    list(parts)
-    service.health.wait_for("SERVING", "reload")
-    assert say(service).model_version == new
 
 
 def test_a_refused_release_that_is_named_again_is_tried_again(start, releases):
@@ -376,7 +125,7 @@ def test_a_refused_release_that_is_named_again_is_tried_again(start, releases):
         with pytest.raises(ReleaseError):
             follower.check()
         releases.serving.write_bytes(good)
-        assert not follower.check()
+        follower.check()
         assert service.client.get_model().last_error == ""
         releases.point(2, sha256_file(releases.root / "releases/2/manifest.json"))
     assert [directory.name for directory in tried] == ["1", "2", "2"]
@@ -457,44 +206,6 @@ def test_a_call_that_waits_for_a_reload_may_leave(start, releases, logged):
     assert service.client.reload_model().release == 2
 
 
-@pytest.mark.parametrize(("niceness", "nicer"), [(0, 5), (17, 19)])
-def test_a_release_comes_up_where_its_thread_cannot_give_way(
-    start, releases, monkeypatch, niceness, nicer
-):
-    asked = []
-
-    def refuse(which: int, who: int, value: int) -> None:
-        assert who != os.getpid(), "that is the thread that the process began with"
-        asked.append(value)
-        raise PermissionError
-
-    monkeypatch.setattr(os, "getpriority", lambda *_: niceness)
-    monkeypatch.setattr(os, "setpriority", refuse)
-    releases.publish(1)
-    start().health.wait_for("SERVING")
-    assert asked == [nicer]
-
-
-def test_a_model_is_loaded_with_pauses_only_while_another_one_answers_calls(
-    tiny_corpus, publish_tiny, fast_settings, tmp_path, monkeypatch
-):
-    pauses = []
-    monkeypatch.setattr("xtts_grpc.background.sleep", pauses.append)
-    publish_tiny(1)
-    serving = tiny_corpus.root / "serving.json"
-    service = Service(fast_settings, "127.0.0.1:0", tmp_path / "voices", serving)
-    service.start()
-    try:
-        with SynthesisClient(service.address, timeout_s=60) as client:
-            client.wait_until_serving(60)
-            assert pauses == []
-            publish_tiny(2)
-            client.reload_model()
-    finally:
-        service.stop()
-    assert len(pauses) > 1_000
-
-
 def test_whatever_happens_the_next_release_is_looked_for(start, releases, monkeypatch):
     failures = iter([MemoryError("no room")])
 
@@ -507,6 +218,71 @@ def test_whatever_happens_the_next_release_is_looked_for(start, releases, monkey
     releases.publish(1)
     start().health.wait_for("SERVING")
     assert next(failures, None) is None
+
+
+def test_a_release_that_was_refused_for_days_is_still_told_of_as_what_it_is(start, releases):
+    releases.publish(1)
+    service = start(reload={"poll_s": 3_600.0})
+    service.health.wait_for("SERVING")
+    releases.publish(2, tone={"silence": True})
+    service.service._follower._refusals = 2_000
+    service.service._follower._refused = read_serving(releases.serving)
+    with pytest.raises(ServiceError, match="cannot be served"):
+        service.client.reload_model()
+
+
+def test_what_a_call_could_not_foresee_is_told_to_all_that_share_the_attempt(
+    running, releases, monkeypatch
+):
+    def fail(path: Path) -> Checkpoint:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("xtts_grpc.reload.read_serving", fail)
+    with pytest.raises(ServiceError, match="no room") as caught:
+        running.client.reload_model()
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "no room" in running.client.get_model().last_error
+
+
+def test_an_error_that_stays_keeps_the_time_at_which_it_was_found(start, releases):
+    service = start()
+    service.health.wait_for("NOT_SERVING", "reload")
+    found = service.client.get_model().last_error_at
+    for _ in range(3):
+        with pytest.raises(ServiceError, match="There is no release"):
+            service.client.reload_model()
+    assert service.client.get_model().last_error_at == found
+
+
+def test_a_nudge_that_waits_for_a_poll_says_that_the_model_changed(start, releases, monkeypatch):
+    loading, loaded, nudged = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(directory: Path) -> None:
+        if directory.name == "2":
+            loading.set()
+            assert loaded.wait(30)
+
+    releases.publish(1)
+    service = start(before_load=hold)
+    service.health.wait_for("SERVING")
+    releases.publish(2)
+    assert loading.wait(30)
+    follower = service.service._follower
+    check = follower.check
+
+    def arrive(**how) -> None:
+        if how:
+            nudged.set()
+        check(**how)
+
+    monkeypatch.setattr(follower, "check", arrive)
+    begun = datetime.now(UTC)
+    with ThreadPoolExecutor(1) as pool:
+        nudge = pool.submit(service.client.reload_model)
+        assert nudged.wait(30)
+        loaded.set()
+        assert (nudge.result().changed, nudge.result().release) == (True, 2)
+    assert service.client.get_model().loaded_at >= begun
 
 
 def test_reloading_what_serves_already_changes_nothing(running):
@@ -524,33 +300,15 @@ def test_a_nudge_loads_a_release_that_no_poll_has_seen(start, releases):
     assert (reloaded.changed, reloaded.release, reloaded.model_version) == (True, 2, version)
 
 
-def test_a_release_without_voices_is_warmed_up_and_serves(start, releases, audio_file):
-    directory = releases.root / "plain"
-    releases.make(directory, {"hz": 500.0})
-    sha256 = strip_voices(directory)
-    releases.point(1, sha256, "plain")
-    service = start()
-    service.health.wait_for("SERVING")
-    assert service.client.get_model().speakers == ()
-    voice_id = service.client.clone_voice([audio_file()]).voice_id
-    assert pitch_hz(say(service, voice_id).audio) == pytest.approx(500, abs=2)
-
-
-def strip_voices(directory) -> str:
-    shutil.rmtree(directory / "voices")
-    manifest = read_manifest(directory)
-    return write_manifest(
-        directory, manifest.model_copy(update={"files": describe_files(directory)})
-    )
-
-
-def test_a_custom_checkpoint_is_served_and_releases_are_not_followed(start, releases, tmp_path):
+def test_a_custom_checkpoint_is_served_and_releases_are_not_followed(
+    start, releases, tmp_path, pitch_hz
+):
     releases.publish(1)
     custom = tmp_path / "mine"
     releases.make(custom, {"hz": 900.0})
     service = start(Checkpoint(custom, "custom-checkpoint"))
     assert service.health.status() == "SERVING"
-    assert pitch_hz(say(service).audio) == pytest.approx(900, abs=2)
+    assert pitch_hz(service.say().audio) == pytest.approx(900, abs=2)
     model = service.client.get_model()
     assert (model.source, model.release) == ("custom-checkpoint", 0)
     with pytest.raises(ServiceError, match="one fixed checkpoint") as caught:
@@ -559,13 +317,14 @@ def test_a_custom_checkpoint_is_served_and_releases_are_not_followed(start, rele
 
 
 def test_a_missing_custom_checkpoint_falls_back_to_the_base_model_and_says_so(
-    start, releases, tmp_path, caplog
+    start, releases, tmp_path, caplog, pitch_hz
 ):
     environment = Environment.load(
         {
             "XTTS_CORPUS_ROOT": str(releases.root),
             "XTTS_CUSTOM_CHECKPOINT": str(tmp_path / "nowhere"),
             "XTTS_BASE_MODEL": "tiny",
+            "XTTS_CONFIG_DIR": str(tmp_path),
         }
     )
     releases.make(releases.root / "models" / "tiny", {"hz": 700.0})
@@ -574,7 +333,7 @@ def test_a_missing_custom_checkpoint_falls_back_to_the_base_model_and_says_so(
     assert model.source == "base-model"
     assert "The custom checkpoint does not exist" in model.fallback_reason
     assert str(tmp_path / "nowhere") in model.fallback_reason
-    assert pitch_hz(say(service).audio) == pytest.approx(700, abs=2)
+    assert pitch_hz(service.say().audio) == pytest.approx(700, abs=2)
     assert [r.levelname for r in caplog.records if "does not exist" in r.getMessage()] == ["ERROR"]
 
 
@@ -599,35 +358,3 @@ def test_a_release_behind_a_link_out_of_the_root_is_refused(releases, tmp_path):
     releases.point(1, sha256)
     with pytest.raises(ReleaseError, match="lies outside"):
         read_serving(releases.serving)
-
-
-def test_a_voice_that_is_gone_does_not_keep_a_release_from_serving(
-    running, releases, audio_file, tmp_path
-):
-    voice_id = running.client.clone_voice([audio_file()]).voice_id
-    say(running, voice_id)
-    (tmp_path / "voices" / voice_id / "voice.json").unlink()
-    new = releases.publish(2)
-    assert running.client.reload_model().model_version == new
-    with pytest.raises(ServiceError) as caught:
-        say(running, voice_id)
-    assert caught.value.code is grpc.StatusCode.NOT_FOUND
-
-
-def test_a_full_voice_store_takes_known_voices_and_no_new_one(start, releases, audio_file):
-    releases.publish(1)
-    service = start(limits={"max_voices": 1})
-    service.health.wait_for("SERVING")
-    first = service.client.clone_voice([audio_file(4.0)])
-    with pytest.raises(ServiceError) as caught:
-        service.client.clone_voice([audio_file(5.0)])
-    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert (caught.value.service_reason, caught.value.retryable) == ("voices_full", False)
-    assert service.client.clone_voice([audio_file(4.0)]) == first
-
-
-def test_the_references_of_a_voice_are_mono_wav_files_at_22_050_hz(running, audio_file, tmp_path):
-    voice_id = running.client.clone_voice([audio_file(2.0), audio_file(3.0)]).voice_id
-    files = sorted((tmp_path / "voices" / voice_id).glob("*.wav"))
-    kinds = [(soundfile.info(f).samplerate, soundfile.info(f).channels) for f in files]
-    assert kinds == [(22_050, 1), (22_050, 1)]

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from xtts_core.model.engine import Delivery
+from xtts_core.model.sampling import Sampling
 from xtts_grpc.audio import encode
 from xtts_grpc.client import (
     Encoding,
@@ -34,12 +37,6 @@ from xtts_grpc.v1 import synthesis_pb2_grpc as pb_grpc
 TEXT = "Bom dia, tudo bem?"
 
 
-def pitch_hz(audio: np.ndarray, rate_hz: int) -> float:
-    """The frequency of the strongest line of the spectrum."""
-    spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
-    return float(np.argmax(spectrum)) * rate_hz / len(audio)
-
-
 def streamed(client: SynthesisClient, **options):
     parts = list(client.stream(TEXT, voice_id="dora", seed=7, **options))
     assert isinstance(parts[0], StreamStart)
@@ -54,7 +51,7 @@ def refusal(call, *arguments, **options) -> ServiceError:
     return caught.value
 
 
-def test_a_text_is_spoken_as_a_wav_file(running):
+def test_a_text_is_spoken_as_a_wav_file(running, pitch_hz):
     speech = running.client.synthesize(TEXT, voice_id="dora", seed=7)
     audio, rate_hz = soundfile.read(io.BytesIO(speech.audio))
     assert (rate_hz, speech.sample_rate_hz, speech.encoding) == (24_000, 24_000, Encoding.WAV)
@@ -100,7 +97,7 @@ def test_a_stream_comes_in_pieces_while_it_is_spoken(running):
     assert len(rest) >= 4
 
 
-def test_opus_carries_the_tone_in_whole_and_in_stream(running):
+def test_opus_carries_the_tone_in_whole_and_in_stream(running, pitch_hz):
     whole = running.client.synthesize(TEXT, voice_id="dora", encoding=Encoding.OGG_OPUS)
     _, joined, _ = streamed(running.client, encoding=Encoding.OGG_OPUS)
     for data in (whole.audio, joined):
@@ -123,8 +120,9 @@ def test_encoding_ends_where_the_check_raises():
 
 
 def test_sentences_that_ran_away_are_counted_in_the_reply(running):
-    running.gate.engines[0].cut_sentences = 2
-    assert running.client.synthesize(TEXT, voice_id="dora").cut_sentences == 2
+    running.gate.engines[0].delivered = Delivery(retried=3, cut=2)
+    speech = running.client.synthesize(TEXT, voice_id="dora")
+    assert (speech.retried_sentences, speech.cut_sentences) == (3, 2)
     _, _, end = streamed(running.client)
     assert end.cut_sentences == 2
 
@@ -138,16 +136,49 @@ def test_the_same_seed_gives_the_same_audio_and_a_missing_one_is_told(running):
 
 
 def test_speed_and_sampling_reach_the_engine(running):
-    fast = running.client.synthesize(TEXT, voice_id="dora", speed=2.0)
-    slow = running.client.synthesize(
-        TEXT,
-        voice_id="dora",
-        speed=0.5,
-        sampling=SamplingOptions(
-            temperature=0.1, top_k=1, top_p=0.5, repetition_penalty=2.0, max_audio_tokens=100
-        ),
+    asked = SamplingOptions(
+        temperature=0.5, top_k=7, top_p=0.25, repetition_penalty=2.0, max_audio_tokens=100
     )
+    options = {"voice_id": "dora", "seed": 5, "sampling": asked}
+    fast = running.client.synthesize(TEXT, speed=2.0, **options)
+    slow = running.client.synthesize(TEXT, speed=0.5, **options)
     assert slow.duration_s == pytest.approx(4 * fast.duration_s)
+    wanted = Sampling(
+        temperature=0.5,
+        top_k=7,
+        top_p=0.25,
+        repetition_penalty=2.0,
+        max_audio_tokens=100,
+        speed=0.5,
+        seed=5,
+        retries=1,
+    )
+    assert running.gate.engines[0].asked[-2:] == [replace(wanted, speed=2.0), wanted]
+
+
+def test_what_a_call_leaves_open_is_as_the_settings_have_it(start, releases):
+    releases.publish(1)
+    service = start(
+        engine={
+            "temperature": 0.5,
+            "top_k": 7,
+            "top_p": 0.25,
+            "repetition_penalty": 2.0,
+            "penalise_prefix": False,
+            "runaway_retries": 0,
+        }
+    )
+    service.health.wait_for("SERVING")
+    service.client.synthesize(TEXT, voice_id="dora", seed=5)
+    assert service.gate.engines[0].asked[-1] == Sampling(
+        temperature=0.5,
+        top_k=7,
+        top_p=0.25,
+        repetition_penalty=2.0,
+        penalise_prefix=False,
+        retries=0,
+        seed=5,
+    )
 
 
 def test_the_lowest_temperature_that_the_proto_promises_is_taken(running):
@@ -402,11 +433,37 @@ def spoken_after_refusals(client: SynthesisClient) -> Speech:
                 raise
 
 
-def test_a_deadline_that_passes_ends_the_call(running):
+@pytest.mark.parametrize("streams", [False, True], ids=["unary", "stream"])
+def test_a_deadline_that_passes_ends_the_call_and_its_work(running, streams):
     running.gate.shut()
     with SynthesisClient(running.address, timeout_s=0.2) as hasty:
-        error = refusal(hasty.synthesize, TEXT, voice_id="dora")
+        call = (lambda *a, **o: list(hasty.stream(*a, **o))) if streams else hasty.synthesize
+        error = refusal(call, TEXT, voice_id="dora")
     assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert running.gate.engines[0].left.acquire(timeout=30)
+
+
+@pytest.mark.parametrize("method", ["Synthesize", "SynthesizeStream", "CloneVoice"])
+def test_a_call_that_is_cancelled_ends_its_work(running, audio_file, method):
+    utterance = pb.Utterance(text=TEXT, language="pt")
+    running.gate.shut()
+    with grpc.insecure_channel(running.address) as channel:
+        stub = pb_grpc.SynthesisServiceStub(channel)
+        if method == "SynthesizeStream":
+            call = stub.SynthesizeStream(
+                pb.SynthesizeStreamRequest(utterance=utterance, voice_id="dora")
+            )
+        elif method == "Synthesize":
+            call = stub.Synthesize.future(
+                pb.SynthesizeRequest(utterance=utterance, voice_id="dora")
+            )
+        else:
+            call = stub.CloneVoice.future(
+                pb.CloneVoiceRequest(utterance=utterance, references=[audio_file()])
+            )
+        running.gate.wait_for_call()
+        call.cancel()
+    assert running.gate.engines[0].left.acquire(timeout=30)
 
 
 def test_a_failure_inside_the_engine_is_internal_and_tells_no_more(running, monkeypatch):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import grpc
+import numpy as np
 import pytest
+import soundfile
 
 from xtts_grpc.client import ServiceError
 from xtts_grpc.v1 import synthesis_pb2 as pb
@@ -111,3 +113,81 @@ def test_what_a_killed_service_left_of_a_deleted_voice_goes_with_the_next(
     assert [voice.voice_id for voice in running.client.list_voices()] == cloned[1:]
     running.client.delete_voice(cloned[1])
     assert sorted(path.name for path in voices.iterdir()) == [".latents", *cloned[2:]]
+
+
+@pytest.fixture
+def damaged(running, cloned, tmp_path):
+    """The first of the three voices, whose record is cut short."""
+    record = tmp_path / "voices" / cloned[0] / "voice.json"
+    record.write_text(record.read_text()[:40])
+    return cloned[0]
+
+
+def test_a_damaged_voice_hides_no_other_and_is_named(running, cloned, damaged):
+    assert [voice.voice_id for voice in running.client.list_voices()] == cloned[1:]
+    for call in (running.client.get_voice, running.say):
+        with pytest.raises(ServiceError, match=f"The voice {damaged} is damaged") as refused:
+            call(damaged)
+        assert refused.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_damaged_voice_can_be_deleted(running, damaged, tmp_path):
+    running.client.delete_voice(damaged)
+    assert not (tmp_path / "voices" / damaged).exists()
+
+
+@pytest.mark.parametrize("left", ["a folder", "a record that is cut short"])
+def test_a_damaged_voice_can_be_cloned_again(start, releases, audio_file, tmp_path, left):
+    releases.publish(1)
+    service = start(limits={"max_voices": 1})
+    service.health.wait_for("SERVING")
+    voice = service.client.clone_voice([audio_file()])
+    record = tmp_path / "voices" / voice.voice_id / "voice.json"
+    record.unlink() if left == "a folder" else record.write_text("{")
+    assert service.client.clone_voice([audio_file()]).voice_id == voice.voice_id
+    assert service.say(voice.voice_id).duration_s > 0
+
+
+def test_a_voice_whose_recording_is_damaged_is_told_of_as_that(
+    start, releases, audio_file, tmp_path
+):
+    releases.publish(1)
+    before = start()
+    before.health.wait_for("SERVING")
+    voice_id = before.client.clone_voice([audio_file()]).voice_id
+    [recording] = (tmp_path / "voices" / voice_id).glob("*.wav")
+    recording.write_bytes(b"RIFF")
+    after = start()
+    after.health.wait_for("SERVING")
+    with pytest.raises(ServiceError, match=f"The voice {voice_id} is damaged") as refused:
+        after.say(voice_id)
+    assert refused.value.code is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_full_voice_store_takes_known_voices_and_no_new_one(start, releases, audio_file):
+    releases.publish(1)
+    service = start(limits={"max_voices": 1})
+    service.health.wait_for("SERVING")
+    first = service.client.clone_voice([audio_file(4.0)])
+    with pytest.raises(ServiceError) as caught:
+        service.client.clone_voice([audio_file(5.0)])
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (caught.value.service_reason, caught.value.retryable) == ("voices_full", False)
+    assert service.client.clone_voice([audio_file(4.0)]) == first
+
+
+def test_a_recording_over_full_scale_is_brought_down_and_not_cut(
+    running, audio_file, recording, tmp_path
+):
+    loud = 3 * recording / np.abs(recording).max()
+    voice_id = running.client.clone_voice([audio_file(samples=loud, subtype="FLOAT")]).voice_id
+    [kept] = (tmp_path / "voices" / voice_id).glob("*.wav")
+    samples, _ = soundfile.read(kept)
+    assert np.abs(samples - loud / 3).max() < 1e-4
+
+
+def test_the_references_of_a_voice_are_mono_wav_files_at_22_050_hz(running, audio_file, tmp_path):
+    voice_id = running.client.clone_voice([audio_file(2.0), audio_file(3.0)]).voice_id
+    files = sorted((tmp_path / "voices" / voice_id).glob("*.wav"))
+    kinds = [(soundfile.info(f).samplerate, soundfile.info(f).channels) for f in files]
+    assert kinds == [(22_050, 1), (22_050, 1)]

@@ -6,6 +6,7 @@ size and is written last. Weights are safetensors; nothing here opens a pickle.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,11 +98,15 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
 
 
-def verify(directory: Path) -> Manifest:
+def verify(directory: Path, *, needed: Iterable[str] = ()) -> Manifest:
     """The manifest of a model folder whose every file was found as the manifest says.
 
+    Args:
+        needed: files that the manifest has to vouch for, beside the clips of its voices.
+
     Raises:
-        ModelError: a file is missing, has another size or another content; it is named.
+        ModelError: a file is missing, has another size or another content, or is not vouched for;
+            it is named.
     """
     manifest = read_manifest(directory)
     for name, entry in manifest.files.items():
@@ -110,6 +115,13 @@ def verify(directory: Path) -> Manifest:
                 f"The manifest names a file outside its folder: {name}", where=str(directory)
             )
         check_file(directory / name, entry)
+    for name in (*needed, *itertools.chain(*manifest.voices.values())):
+        if name not in manifest.files:
+            raise ModelError(
+                f"The manifest has no SHA-256 of {name}",
+                where=str(directory / MANIFEST_FILE),
+                remedy="Materialise the model again",
+            )
     return manifest
 
 

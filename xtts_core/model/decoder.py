@@ -155,12 +155,12 @@ class Decoder:
         if row.over:
             return
         if row.slot is not None:
-            self._step()
+            self._step(row.request.check)
         elif len(self._rows) < self._slots:
             taken = {other.slot for other in self._rows}
             self._begin(row, next(slot for slot in range(self._slots) if slot not in taken))
         else:
-            self._step()
+            self._step(row.request.check)
 
     def _begin(self, row: _Row, slot: int) -> None:
         """Read the prompt of a request and draw its first code."""
@@ -176,8 +176,11 @@ class Decoder:
             raise
         self._draw([row], latents)
 
-    def _step(self) -> None:
-        """Move every request in the batch on by one code."""
+    def _step(self, check: Callable[[], None]) -> None:
+        """Move every request in the batch on by one code.
+
+        Where `check` raises nobody moves: what was computed is computed again by the next.
+        """
         self.steps += 1
         rows = self._rows
         latents = self._transformer.step(
@@ -186,7 +189,8 @@ class Decoder:
                 codes=torch.cat([row.code for row in rows])[:, 0],
                 drawn=[row.drawn for row in rows],
                 lengths=[row.length for row in rows],
-            )
+            ),
+            check,
         )
         self._draw(rows, latents)
         for row in rows:

@@ -26,7 +26,7 @@ from torch import Tensor
 from xtts_core.errors import DecodeError, ModelError, NotReadyError, RequestError
 from xtts_core.model.checkpoint import verify, version_of
 from xtts_core.model.decoder import Decoder, Request
-from xtts_core.model.loading import load_model, resolve_device
+from xtts_core.model.loading import LOADED_FILES, load_model, resolve_device
 from xtts_core.model.projections import Precision, cpu_precision
 from xtts_core.model.runaway import Guard, fewest_codes, most_codes
 from xtts_core.model.sampling import Sampling, drawing
@@ -147,7 +147,7 @@ class Engine:
         Raises:
             ModelError: a file is missing, is not what the manifest says, or does not load.
         """
-        manifest = verify(directory)
+        manifest = verify(directory, needed=LOADED_FILES)
         if manifest.normaliser_version not in (None, NORMALISER_VERSION):
             logger.warning(
                 "%s was trained on texts of the normaliser version %s, and %s runs: what they "

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from xtts_core.errors import ModelError
-from xtts_core.model.architecture import Architecture, read_architecture
+from xtts_core.model.architecture import ARCHITECTURE_FILE, Architecture, read_architecture
 from xtts_core.model.tokenizer import VOCABULARY_FILE
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 DVAE_FILE = "dvae.safetensors"
 MEL_STATS_FILE = "mel_stats.safetensors"
+LOADED_FILES = (CONFIG_FILE, ARCHITECTURE_FILE, VOCABULARY_FILE, MODEL_FILE)
+"""What `load_model` reads."""
 
 _DUPLICATES = ("gpt.gpt_inference.", "gpt.gpt.wte.")
 """Names under which `init_gpt_for_inference` puts tensors a second time."""

@@ -158,14 +158,20 @@ class Transformer:
             self._voices.keep(gpt_cond, mine[:, :, :, :voice])
         return hidden, len(prompt)
 
-    def step(self, step: Step) -> Tensor:
-        """What the next code of each request is drawn from, [n, channels]."""
+    def step(self, step: Step, check: Callable[[], None]) -> Tensor:
+        """What the next code of each request is drawn from, [n, channels].
+
+        Args:
+            check: called at every layer, but for a step that is repeated as a whole; what it
+                raises ends the work, and the step may be taken again.
+        """
         if self._whole is not None:
             return self._whole(step)
         slots = torch.tensor(step.slots, device=self.device)
         lengths = torch.tensor(step.lengths, device=self.device)
 
         def attend(keys: Tensor, values: Tensor, query: Tensor) -> Tensor:
+            check()
             # Each over its own length: as fast as one masked product of all on a CPU, and the sum
             # is the same whoever else is in the batch.
             return torch.cat(

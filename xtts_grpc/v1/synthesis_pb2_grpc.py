@@ -149,6 +149,7 @@ class SynthesisServiceServicer:
 
         FAILED_PRECONDITION: there is no release, it cannot be loaded (the old model goes on
         serving), or the service was started with one fixed checkpoint.
+        RESOURCE_EXHAUSTED: four calls wait for a release already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

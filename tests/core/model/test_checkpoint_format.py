@@ -22,6 +22,7 @@ from xtts_core.model.checkpoint import (
     write_manifest,
 )
 from xtts_core.model.engine import Engine
+from xtts_core.model.loading import LOADED_FILES
 from xtts_core.settings import EngineSettings
 from xtts_core.store import sha256_file
 from xtts_core.text import NORMALISER_VERSION
@@ -169,6 +170,25 @@ def test_a_changed_byte_is_found_and_its_file_named(checkpoint: Path, name: str)
     (checkpoint / name).write_bytes(content)
     with pytest.raises(ModelError, match=re.escape(name)):
         verify(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.wav", "/etc/hostname", "voices/other.wav"])
+def test_a_clip_that_the_manifest_has_no_hash_of_is_refused(checkpoint: Path, name: str) -> None:
+    manifest = read_manifest(checkpoint)
+    write_manifest(checkpoint, manifest.model_copy(update={"voices": {"Dora": [name]}}))
+    with pytest.raises(ModelError, match=f"no SHA-256 of {name}"):
+        verify(checkpoint)
+
+
+@pytest.mark.parametrize("name", LOADED_FILES)
+def test_a_model_whose_manifest_has_no_hash_of_a_file_is_not_loaded(
+    checkpoint: Path, name: str
+) -> None:
+    manifest = read_manifest(checkpoint)
+    files = {known: entry for known, entry in manifest.files.items() if known != name}
+    write_manifest(checkpoint, manifest.model_copy(update={"files": files}))
+    with pytest.raises(ModelError, match=f"no SHA-256 of {name}"):
+        Engine.load(checkpoint, EngineSettings(device="cpu"))
 
 
 def test_a_truncated_file_is_found_by_its_size(checkpoint: Path) -> None:

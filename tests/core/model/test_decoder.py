@@ -280,6 +280,29 @@ def test_a_request_whose_caller_went_away_is_not_moved_on(
     assert not any(drawn)
 
 
+@pytest.mark.parametrize("precision", ["float32", *PACKED])
+def test_a_caller_that_goes_away_within_a_step_changes_nothing_for_the_others(
+    gpt: Any, ask: Callable[..., Request], precision: Precision
+) -> None:
+    decoder = Decoder(gpt, slots=2, precision=precision)
+    expected = codes(decoder.decode(ask(1)))
+    looks = itertools.count()
+    steps = None
+
+    def check() -> None:
+        if steps == decoder.steps - 1 and next(looks) == 1:
+            raise GoneError
+
+    leaving, staying = decoder.decode(ask(0, check=check)), decoder.decode(ask(1))
+    begun = [next(leaving), next(staying)][1].code
+    steps = decoder.steps
+    with pytest.raises(GoneError):
+        list(leaving)
+    assert decoder.steps == steps + 1
+    assert next(looks) == 2, "it went away at the second layer"
+    assert [begun, *codes(staying)] == expected
+
+
 def test_a_request_with_damaged_conditioning_ends_alone(
     gpt: Any, ask: Callable[..., Request], voice: Latents
 ) -> None:
