@@ -15,19 +15,25 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
-DEMO_FILES = {f"tests/e2e/test_{name}.py" for name in ("dagster_dev", "demo", "long_runs")}
+TOGETHER = {
+    "tests/e2e": {"test_dagster_dev.py", "test_demo.py", "test_long_runs.py"},
+    "tests/core/evaluation": {"test_evaluation_samples.py", "test_release.py", "test_scorecard.py"},
+    "tests/grpc": {"test_latents_cache.py", "test_model_store.py", "test_serve_program.py"},
+}
+"""Files of a folder whose tests look at one thing that takes long to make: a finished demo, a
+checkpoint that was trained and evaluated, releases of `tiny`."""
 
 
 class FilesTogether(LoadScopeScheduling):
-    """Where tests run at one time, a file stays together, and so do those whose tests look at one
-    finished demo, which takes minutes to make.
+    """Where tests run at one time, a file stays together, and so do those of `TOGETHER`.
 
     xdist's own groups (3.8) do not reach pytest's node ids any more (9.2).
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "demo" if path in DEMO_FILES else path
+        folder, _, name = path.rpartition("/")
+        return folder if name in TOGETHER.get(folder, ()) else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:

@@ -140,6 +140,7 @@ def test_two_processes_have_the_losses_of_one(job: TrainingJob, tmp_path: Path) 
         torch.testing.assert_close(load_file(shared.weights)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_of_two_processes_the_one_that_fails_is_heard(job: TrainingJob, tmp_path: Path) -> None:
     broken = with_settings(
         replace(job, base_dir=with_a_nan(job.base_dir, tmp_path)),
