@@ -30,7 +30,8 @@ class XttsError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}. {self.remedy}" if self.remedy else text
+        # What a library says of its own ends with a full stop at times.
+        return f"{text.rstrip('.')}. {self.remedy}" if self.remedy else text
 
 
 class SettingsError(XttsError):

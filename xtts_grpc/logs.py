@@ -90,8 +90,15 @@ def status_of(context: Any) -> str:
     """The name of the status that a call ends with."""
     code = context.code()
     if code is None:
-        return "OK" if context.is_active() else "CANCELLED"
+        return "OK" if context.is_active() else ended_as(context).name
     return code.name if isinstance(code, grpc.StatusCode) else str(code)
+
+
+def ended_as(context: grpc.ServicerContext) -> grpc.StatusCode:
+    """How a call ended that its caller no longer waits for."""
+    remaining_s = context.time_remaining()
+    passed = remaining_s is not None and remaining_s <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

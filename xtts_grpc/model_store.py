@@ -261,7 +261,9 @@ class ModelStore:
             slot = self._slot
             if slot is None:
                 raise NotReadyError(
-                    "No model serves yet", remedy="Publish a release; GetModel tells what is wrong"
+                    "No model serves yet",
+                    remedy="Wait for the release that comes up, or publish one; GetModel tells "
+                    "what is wrong",
                 )
             slot.leases += 1
         try:

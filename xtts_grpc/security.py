@@ -114,13 +114,15 @@ class Tokens(grpc.ServerInterceptor):
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
         if handler is None or service != SERVICE_NAME:
             return handler
-        role = self._role(handler_call_details)
+        sent = str(dict(handler_call_details.invocation_metadata or ()).get("authorization", ""))
+        role = self._role(sent)
         needed = NEEDED[method]
         if role is None:
+            wrong = "The token is not known" if sent else "The call needs a token"
             return _refusal(
                 handler,
                 grpc.StatusCode.UNAUTHENTICATED,
-                "The call needs a token: send the metadata `authorization: Bearer <token>`",
+                f"{wrong}: send the metadata `authorization: Bearer <token>`",
                 "unauthenticated",
             )
         if role < needed:
@@ -132,10 +134,9 @@ class Tokens(grpc.ServerInterceptor):
             )
         return handler
 
-    def _role(self, details: grpc.HandlerCallDetails) -> Role | None:
+    def _role(self, sent: str) -> Role | None:
         self._refresh()
-        sent = dict(details.invocation_metadata or ()).get("authorization", "")
-        kind, _, token = str(sent).partition(" ")
+        kind, _, token = sent.partition(" ")
         digest = sha256(token.strip().encode()).digest()
         found: Role | None = None
         # All of them, whichever is right: the time that this takes tells nothing.

@@ -29,7 +29,7 @@ from xtts_core.errors import (
 from xtts_core.model.engine import Chunks, Delivery
 from xtts_grpc.audio import StreamEncoder, encode, resolve_format
 from xtts_grpc.client import REASON_KEY
-from xtts_grpc.logs import tell
+from xtts_grpc.logs import ended_as, tell
 from xtts_grpc.messages import RETRY_KEY
 from xtts_grpc.model_store import Source
 from xtts_grpc.places import CallEndedError, Places
@@ -341,7 +341,7 @@ def _answering(context: grpc.ServicerContext) -> Iterator[None]:
         retry_after_s = error.retry_after_s if isinstance(error, OverloadedError) else None
         _abort(context, code, str(error), error.reason, retry_after_s)
     except CallEndedError:
-        _abort(context, grpc.StatusCode.CANCELLED, "The call has ended", "call_ended")
+        _abort(context, ended_as(context), "The call has ended", "call_ended")
     except Exception:
         log.exception("a call failed")
         _abort(

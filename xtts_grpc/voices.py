@@ -14,10 +14,10 @@ from secrets import token_hex
 from shutil import rmtree
 from typing import TYPE_CHECKING
 
+import numpy as np
 import soundfile
 
-from xtts_core.errors import DecodeError, RequestError, VoiceNotFoundError, VoicesFullError
-from xtts_core.model.engine import FloatArray, read_reference
+from xtts_core.errors import RequestError, VoiceNotFoundError, VoicesFullError
 from xtts_core.settings import SAMPLE_RATE_HZ, VoiceSettings
 from xtts_core.store import atomic_dir, read_json, write_json
 from xtts_grpc.latents import LatentsFolder
@@ -25,8 +25,9 @@ from xtts_grpc.references import decode_references
 from xtts_grpc.validation import quoted
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
 
 MAX_REFERENCES = 10
 MIN_RECORDING_S = 0.5
@@ -129,10 +130,16 @@ class VoiceStore:
             VoiceNotFoundError: there is none, or it is damaged.
         """
         try:
-            return [read_reference(path) for path in self.get(voice_id).references]
-        except DecodeError as error:
+            references = [
+                soundfile.read(path, dtype="int16")[0] for path in self.get(voice_id).references
+            ]
+        except (soundfile.LibsndfileError, OSError) as error:
             log.warning("the voice %s is damaged: %s", voice_id, error)
             raise _damaged(voice_id) from error
+        if _voice_id(references) != voice_id:
+            log.warning("the voice %s is damaged: its recordings are others", voice_id)
+            raise _damaged(voice_id)
+        return [samples.astype(np.float32) / 32_768 for samples in references]
 
     def delete(self, voice_id: str) -> None:
         """Remove a voice, a damaged one too, its reference audio and its latents under every model.

@@ -112,6 +112,7 @@ def test_a_token_that_is_not_in_the_file_is_no_token(start, releases, token_file
     with pytest.raises(grpc.RpcError) as refused:
         stub.GetModel(pb.GetModelRequest(), metadata=(("authorization", sent),))
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert ("not known" if sent else "needs a token") in refused.value.details()
     assert SPEAK not in refused.value.details()
 
 

@@ -434,17 +434,20 @@ def spoken_after_refusals(client: SynthesisClient) -> Speech:
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["unary", "stream"])
-def test_a_deadline_that_passes_ends_the_call_and_its_work(running, streams):
+def test_a_deadline_that_passes_ends_the_call_and_its_work(running, streams, logged):
+    lines = logged(JsonFormatter())
     running.gate.shut()
     with SynthesisClient(running.address, timeout_s=0.2) as hasty:
         call = (lambda *a, **o: list(hasty.stream(*a, **o))) if streams else hasty.synthesize
         error = refusal(call, TEXT, voice_id="dora")
     assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert running.gate.engines[0].left.acquire(timeout=30)
+    assert json.loads(lines.next_call())["status"] == "DEADLINE_EXCEEDED"
 
 
 @pytest.mark.parametrize("method", ["Synthesize", "SynthesizeStream", "CloneVoice"])
-def test_a_call_that_is_cancelled_ends_its_work(running, audio_file, method):
+def test_a_call_that_is_cancelled_ends_its_work(running, audio_file, method, logged):
+    lines = logged(JsonFormatter())
     utterance = pb.Utterance(text=TEXT, language="pt")
     running.gate.shut()
     with grpc.insecure_channel(running.address) as channel:
@@ -464,6 +467,7 @@ def test_a_call_that_is_cancelled_ends_its_work(running, audio_file, method):
         running.gate.wait_for_call()
         call.cancel()
     assert running.gate.engines[0].left.acquire(timeout=30)
+    assert json.loads(lines.next_call())["status"] == "CANCELLED"
 
 
 def test_a_failure_inside_the_engine_is_internal_and_tells_no_more(running, monkeypatch):

@@ -148,15 +148,19 @@ def test_a_damaged_voice_can_be_cloned_again(start, releases, audio_file, tmp_pa
     assert service.say(voice.voice_id).duration_s > 0
 
 
+@pytest.mark.parametrize("damage", ["cut", "lost", "somebody else"])
 def test_a_voice_whose_recording_is_damaged_is_told_of_as_that(
-    start, releases, audio_file, tmp_path
+    start, releases, audio_file, tmp_path, damage
 ):
     releases.publish(1)
     before = start()
     before.health.wait_for("SERVING")
     voice_id = before.client.clone_voice([audio_file()]).voice_id
     [recording] = (tmp_path / "voices" / voice_id).glob("*.wav")
-    recording.write_bytes(b"RIFF")
+    if damage == "lost":
+        recording.unlink()
+    else:
+        recording.write_bytes(b"RIFF" if damage == "cut" else audio_file(4.0))
     after = start()
     after.health.wait_for("SERVING")
     with pytest.raises(ServiceError, match=f"The voice {voice_id} is damaged") as refused:

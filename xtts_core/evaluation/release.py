@@ -158,7 +158,7 @@ def verdicts(
 
 def publish(store: CorpusStore, serving_uri: Path, checkpoint_dir: Path) -> Release:
     """Make a release of a checkpoint and serve it; the one that is served or was made last is
-    taken again where it is the same checkpoint.
+    taken again where it is the same checkpoint and whole.
 
     Raises:
         ModelError: a file of the checkpoint is not what its manifest says.
@@ -170,8 +170,8 @@ def publish(store: CorpusStore, serving_uri: Path, checkpoint_dir: Path) -> Rele
         pointer = read_pointer(serving_uri)
         served = [r for r in known if pointer is not None and r.number == pointer["release"]]
         for release in (*served, *known[-1:]):
-            if release.manifest_sha256 == manifest_sha256:
-                verify(release.path)
+            same = release.manifest_sha256 == manifest_sha256
+            if same and not damage(release.path, read_manifest(release.path)):
                 break
         else:
             number = known[-1].number + 1 if known else 1

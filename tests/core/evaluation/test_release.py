@@ -131,6 +131,19 @@ def test_a_damaged_checkpoint_is_never_served(
     assert [path.name for path in own_corpus.releases_dir.iterdir()] == ["1"]
 
 
+def test_a_damaged_release_is_mended_by_publishing_its_checkpoint_again(
+    own_corpus: CorpusStore, serving: Path, another_checkpoint: Callable[[int], Path]
+) -> None:
+    checkpoint = another_checkpoint(1)
+    weights = publish(own_corpus, serving, checkpoint).path / MODEL_FILE
+    # A release shares its files with its checkpoint: this copy alone is damaged.
+    weights.unlink()
+    weights.write_bytes(b"damaged")
+    again = publish(own_corpus, serving, checkpoint)
+    assert (again.number, read_json(serving)["release"]) == (2, 2)
+    verify(again.path)
+
+
 def test_releases_are_numbered_and_one_can_go_back(
     own_corpus: CorpusStore, serving: Path, another_checkpoint: Callable[[int], Path]
 ) -> None:
