@@ -213,7 +213,10 @@ class Engine:
             ):
                 speakers.append(model.get_speaker_embedding(clip, SAMPLE_RATE_HZ))
         for part in _heard_parts(torch.cat(clips, dim=-1), model):
-            with self._decoder.turns.take(check):
+            with (
+                self._decoder.turns.take(check),
+                self._watched(model.gpt.conditioning_encoder, check),
+            ):
                 heard.append(
                     model.get_gpt_cond_latents(
                         part,

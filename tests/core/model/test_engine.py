@@ -418,6 +418,23 @@ def test_listening_ends_amid_a_recording_too(
     assert not any(part._forward_pre_hooks for part in network.modules())
 
 
+def test_listening_ends_amid_what_the_gpt_hears_too(engine: Engine, recording: FloatArray) -> None:
+    heard = engine._model.gpt.conditioning_encoder
+    begun = []
+
+    def check() -> None:
+        if begun:
+            raise InterruptedError
+
+    handle = heard.register_forward_pre_hook(lambda *_: begun.append(True))
+    try:
+        with pytest.raises(InterruptedError):
+            engine.latents([recording], check=check)
+    finally:
+        handle.remove()
+    assert len(begun) == 1
+
+
 def test_others_have_their_turn_while_a_recording_is_listened_to(
     engine: Engine, recording: FloatArray
 ) -> None:
