@@ -186,8 +186,9 @@ def test_only_a_model_that_goes_on_serving_is_tried_to_be_replaced_again(
     assert service.client.get_model().release == 1
 
 
-def test_a_call_that_waits_for_a_reload_may_leave(start, releases, logged):
-    lines = logged(JsonFormatter())
+@pytest.fixture
+def coming_up(start, releases):
+    """A service that loads release 2 until the event is set."""
     loading, loaded = threading.Event(), threading.Event()
 
     def hold(directory: Path) -> None:
@@ -200,6 +201,13 @@ def test_a_call_that_waits_for_a_reload_may_leave(start, releases, logged):
     service.health.wait_for("SERVING")
     releases.publish(2)
     assert loading.wait(30)
+    yield service, loaded
+    loaded.set()
+
+
+def test_a_call_that_waits_for_a_reload_may_leave(coming_up, logged):
+    service, loaded = coming_up
+    lines = logged(JsonFormatter())
     with SynthesisClient(service.address, timeout_s=0.2) as hasty, pytest.raises(ServiceError):
         hasty.reload_model()
     left = json.loads(lines.next_call())
@@ -256,19 +264,9 @@ def test_an_error_that_stays_keeps_the_time_at_which_it_was_found(start, release
     assert service.client.get_model().last_error_at == found
 
 
-def test_a_nudge_that_waits_for_a_poll_says_that_the_model_changed(start, releases, monkeypatch):
-    loading, loaded, nudged = threading.Event(), threading.Event(), threading.Event()
-
-    def hold(directory: Path) -> None:
-        if directory.name == "2":
-            loading.set()
-            assert loaded.wait(30)
-
-    releases.publish(1)
-    service = start(before_load=hold)
-    service.health.wait_for("SERVING")
-    releases.publish(2)
-    assert loading.wait(30)
+def test_a_nudge_that_waits_for_a_poll_says_that_the_model_changed(coming_up, monkeypatch):
+    service, loaded = coming_up
+    nudged = threading.Event()
     follower = service.service._follower
     check = follower.check
 
