@@ -1,10 +1,8 @@
 """The GPT's matrix products, which take nine tenths of a decoding step, in several precisions.
 
-Every form scales and rounds each row by itself: with float16 and int8 weights a request gets the
-same bits alone and in a crowd, with the others the same up to rounding. Milliseconds for the 120
-products of a step at the public size (30 layers, 1 024 channels; 2 threads, AVX2) with 1 and 8
-rows: float32 as torch's `linear` 100 and 430, float32 here 100 and 173, float16 52 and 127, int8 24
-and 88 (benchmarks/service/precision.py).
+Every form scales and rounds each row by itself: on x86 a request gets the same bits alone and in a
+crowd with all but bfloat16, whose products round sums of another order. What each form takes:
+docs/architecture.md, benchmarks/service/precision.py.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from xtts_core.errors import ModelError
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
-_MANY_ROWS = 16
 _SEVEN_BITS = 63
 """Activations take 7 of 8 bits: without VNNI, FBGEMM adds two products of 8 bits in 16, which
 overflow (pytorch/FBGEMM#125; `reduce_range` in torch.ao.quantization)."""
@@ -41,12 +38,9 @@ def project(module: Any, precision: Precision) -> Projection:
         ModelError: the device cannot compute with this precision.
     """
     weight, bias = module.weight.detach().t(), module.bias.detach().float()
-    if precision == "float32":
-        return _Float32(weight.contiguous(), bias)
-    if precision == "bfloat16" and not weight.is_cuda and _multiplies_bfloat16():
-        return _BFloat16(weight.contiguous(), bias)
-    if precision == "bfloat16" or (precision == "float16" and weight.is_cuda):
-        return _Cast(weight.contiguous().to(getattr(torch, precision)), bias)
+    if precision in ("float32", "bfloat16") or (weight.is_cuda and precision == "float16"):
+        cast = weight.contiguous().to(getattr(torch, precision))
+        return (_LaidOut if _multiplies(cast) else _Cast)(cast, bias)
     if weight.is_cuda or not packs():
         raise ModelError(
             f"{weight.device.type.upper()} cannot compute with {precision} weights here",
@@ -67,27 +61,17 @@ def packs() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor has products of bfloat16 (AVX512-BF16, AMX) and torch its oneDNN."""
+def _multiplies(weight: Tensor) -> bool:
+    """Whether oneDNN, where torch has it, multiplies such weights here: bfloat16 takes AVX512-BF16
+    or AMX."""
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return built and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]
-
-
-class _Float32:
-    """A matrix times a few columns is up to 4 times as fast in MKL as a few rows times it."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight = weight
-        self._bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if len(x) == 1:
-            return functional.linear(x, self._weight, self._bias)
-        return torch.addmm(self._bias[:, None], self._weight, x.t()).t()
+    if weight.is_cuda or not built:
+        return False
+    return weight.dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Cast:
-    """Weights and activations of 16 bits, where the processor multiplies them."""
+    """Weights and activations of one type, as torch multiplies them."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._weight = weight
@@ -97,17 +81,19 @@ class _Cast:
         return functional.linear(x.to(self._weight.dtype), self._weight).float() + self._bias
 
 
-class _BFloat16:
-    """Weights of 16 bits laid out once for oneDNN, which torch's own `linear` does on every call:
-    with AMX, 47 rows take 85 ms instead of 149."""
+class _LaidOut:
+    """Weights laid out once for oneDNN, which reads them as fast as memory gives them. torch's own
+    `linear` leaves float32 to MKL, whose time for a row is up to twice as long and whose rounding
+    depends on how many there are, and lays bfloat16 out anew on every call."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16())
+        self._dtype = weight.dtype
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise(
-            x.bfloat16().contiguous(), self._packed, None, "none", [], ""
+            x.to(self._dtype).contiguous(), self._packed, None, "none", [], ""
         )
         return product.float() + self._bias  # type: ignore[no-any-return]
 
