@@ -1,8 +1,8 @@
 """The GPT's matrix products, which take nine tenths of a decoding step, in several precisions.
 
 Every form scales and rounds each row by itself: on x86 a request gets the same bits alone and in a
-crowd with all but bfloat16, whose products round sums of another order. What each form takes:
-docs/architecture.md, benchmarks/service/precision.py.
+crowd with all but bfloat16. What each form takes: docs/architecture.md and
+benchmarks/service/precision.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def project(module: Any, precision: Precision) -> Projection:
     weight, bias = module.weight.detach().t(), module.bias.detach().float()
     if precision in ("float32", "bfloat16") or (weight.is_cuda and precision == "float16"):
         cast = weight.contiguous().to(getattr(torch, precision))
-        return (_LaidOut if _multiplies(cast) else _Cast)(cast, bias)
+        return (_LaidOut if _onednn_multiplies(cast) else _Cast)(cast, bias)
     if weight.is_cuda or not packs():
         raise ModelError(
             f"{weight.device.type.upper()} cannot compute with {precision} weights here",
@@ -61,7 +61,7 @@ def packs() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 
-def _multiplies(weight: Tensor) -> bool:
+def _onednn_multiplies(weight: Tensor) -> bool:
     """Whether oneDNN, where torch has it, multiplies such weights here: bfloat16 takes AVX512-BF16
     or AMX."""
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -82,9 +82,9 @@ class _Cast:
 
 
 class _LaidOut:
-    """Weights laid out once for oneDNN, which reads them as fast as memory gives them. torch's own
-    `linear` leaves float32 to MKL, whose time for a row is up to twice as long and whose rounding
-    depends on how many there are, and lays bfloat16 out anew on every call."""
+    """Weights laid out once for oneDNN. torch's own `linear` leaves float32 to MKL, which takes two
+    to three times as long and rounds a row by how many there are, and lays bfloat16 out anew on
+    every call."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self._dtype = weight.dtype
